@@ -1,0 +1,92 @@
+"""Moment retrieval and highlight detection with multimodal LLMs that answer one digit per video frame.
+
+Every public name can be imported from here; its module is imported when the name is first used, so that
+``import hf_frameseg`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    # values and time
+    "Moment": "moments",
+    "FrameGrid": "moments",
+    "FramePrediction": "moments",
+    "num_clips": "moments",
+    "mask_to_spans": "moments",
+    "mask_to_moments": "moments",
+    "moments_to_mask": "moments",
+    "moments_from_windows": "moments",
+    "temporal_iou": "moments",
+    "nms": "moments",
+    "interpolate_to_clips": "moments",
+    # labels
+    "BinaryLabels": "labels",
+    "frame_mask": "labels",
+    "clip_saliency_targets": "labels",
+    "graded_frame_targets": "labels",
+    # losses
+    "LOSSES": "losses",
+    "PAPER_WEIGHTS": "losses",
+    "PAPER_WEIGHTS_START": "losses",
+    "BinaryCrossEntropyLoss": "losses",
+    "TverskyLoss": "losses",
+    "GeneralizedDiceLoss": "losses",
+    "FrameSegmentationLoss": "losses",
+    "LossWeightSchedule": "losses",
+    "binary_cross_entropy": "losses",
+    "tversky": "losses",
+    "generalized_dice": "losses",
+    "weighted_sum": "losses",
+    # decoding
+    "BinaryMaskLogitsProcessor": "decoding",
+    "DecodedFrames": "decoding",
+    "generate_frame_logits": "decoding",
+    "rank_runs": "decoding",
+    "to_prediction": "decoding",
+    # data
+    "PROMPTS": "data.prompts",
+    "PromptTemplate": "data.prompts",
+    "select_frames": "data.sampling",
+    "VideoFrames": "data.video",
+    "VideoReadError": "data.video",
+    "probe_duration": "data.video",
+    "read_frames": "data.video",
+    "QVHighlights": "data.qvhighlights",
+    "QVHighlightsConfig": "data.qvhighlights",
+    "load_qvhighlights": "data.qvhighlights",
+    "read_annotations": "data.qvhighlights",
+    "row_frames": "data.qvhighlights",
+    "FrameSegmentationCollator": "data.collator",
+    "write_dataset": "data.synthetic",
+    # metrics
+    "evaluate_submission": "metrics",
+    # models
+    "XGenMMConfig": "models.xgenmm",
+    "XGenMMForConditionalGeneration": "models.xgenmm",
+    "XGenMMImageProcessor": "models.xgenmm",
+    "XGenMMProcessor": "models.xgenmm",
+    # figures
+    "qualitative_figure": "visualization",
+    "training_curves_figure": "visualization",
+    # training and inference
+    "SegmentationSeq2SeqTrainer": "trainer",
+    "SegmentationSeq2SeqTrainingArguments": "training_args",
+    "MomentRetriever": "inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *_MODULE_OF})
