@@ -1,0 +1,361 @@
+"""Tests of the value types and the arithmetic between seconds, frames and clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from hf_frameseg.moments import (
+    FrameGrid,
+    FramePrediction,
+    Moment,
+    interpolate_to_clips,
+    mask_to_moments,
+    mask_to_spans,
+    moments_from_windows,
+    moments_to_mask,
+    nms,
+    num_clips,
+    temporal_iou,
+)
+
+DURATIONS = st.floats(min_value=0.01, max_value=1e5, allow_nan=False, allow_infinity=False)
+# No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.
+PROPERTY = settings(deadline=None, derandomize=True)
+MASKS = npst.arrays(bool, st.integers(1, 200))
+
+
+@st.composite
+def intervals(draw: st.DrawFn, max_size: int = 6) -> np.ndarray:
+    """Draw an (N, 2) array of intervals that may be empty or touch."""
+    pairs = draw(st.lists(st.tuples(st.floats(0, 150), st.floats(0, 150)), max_size=max_size))
+    return np.array([sorted(pair) for pair in pairs], dtype=float).reshape(-1, 2)
+
+
+@st.composite
+def moment_lists(draw: st.DrawFn) -> list[Moment]:
+    """Draw candidates on a coarse grid, so that equal scores and equal intervals happen."""
+    drawn = st.tuples(st.integers(0, 20), st.integers(1, 10), st.integers(0, 3))
+    return [Moment(start, start + length, score) for start, length, score in draw(st.lists(drawn, max_size=8))]
+
+
+class TestMoment:
+    def test_integers_become_floats(self) -> None:
+        moment = Moment(1, 3, 1)
+        assert all(type(value) is float for value in (moment.start, moment.end, moment.score))
+        assert moment.duration_seconds == 2.0
+
+    @pytest.mark.parametrize(("start", "end"), [(2, 2), (3, 2)])
+    def test_empty_or_inverted_is_refused(self, start: float, end: float) -> None:
+        with pytest.raises(ValueError, match="start < end"):
+            Moment(start, end)
+
+    @pytest.mark.parametrize("values", [(math.nan, 1, 1), (0, math.inf, 1), (0, 1, math.nan)])
+    def test_not_finite_is_refused(self, values: tuple[float, float, float]) -> None:
+        with pytest.raises(ValueError, match="finite"):
+            Moment(*values)
+
+
+class TestFrameGrid:
+    def test_windows_of_the_paper(self) -> None:
+        grid = FrameGrid(150, 25)
+        assert grid.window_seconds == 6.0
+        assert grid.edges_seconds.tolist() == [6.0 * i for i in range(26)]
+        assert grid.centers_seconds.tolist() == [6.0 * i + 3 for i in range(25)]
+        assert grid.windows_seconds[[0, 24]].tolist() == [[0.0, 6.0], [144.0, 150.0]]
+
+    @pytest.mark.parametrize("duration_seconds", [7, 149, 126.5, 33.125, 1])
+    @pytest.mark.parametrize("num_frames", [1, 3, 7, 25, 75])
+    def test_edges_and_centres_are_the_nearest_floats(self, duration_seconds: float, num_frames: int) -> None:
+        grid = FrameGrid(duration_seconds, num_frames)
+        exact = Fraction(duration_seconds) / num_frames
+        assert grid.edges_seconds.tolist() == [float(i * exact) for i in range(num_frames + 1)]
+        assert grid.centers_seconds.tolist() == [float((2 * i + 1) * exact / 2) for i in range(num_frames)]
+
+    @PROPERTY
+    @given(duration_seconds=DURATIONS, num_frames=st.integers(1, 300))
+    def test_windows_cover_the_video_without_gap(self, duration_seconds: float, num_frames: int) -> None:
+        grid = FrameGrid(duration_seconds, num_frames)
+        assert grid.edges_seconds[0] == 0
+        assert grid.edges_seconds[-1] == duration_seconds
+        windows, centers = grid.windows_seconds, grid.centers_seconds
+        assert (windows[1:, 0] == windows[:-1, 1]).all()
+        assert ((windows[:, 0] < centers) & (centers < windows[:, 1])).all()
+
+    @pytest.mark.parametrize("duration_seconds", [0, -1, math.nan, math.inf])
+    def test_bad_duration_is_refused(self, duration_seconds: float) -> None:
+        with pytest.raises(ValueError, match="duration_seconds"):
+            FrameGrid(duration_seconds, 4)
+
+    @pytest.mark.parametrize("num_frames", [0, -3, 2.5])
+    def test_bad_number_of_frames_is_refused(self, num_frames: int) -> None:
+        with pytest.raises(ValueError, match="num_frames"):
+            FrameGrid(10, num_frames)
+
+
+class TestNumClips:
+    @pytest.mark.parametrize(("seconds", "clips"), [(150, 75), (149, 74), (7.9, 3), (2, 1), (0.5, 1)])
+    def test_counts_complete_clips_and_at_least_one(self, seconds: float, clips: int) -> None:
+        assert num_clips(seconds) == clips
+
+    def test_other_clip_length(self) -> None:
+        assert num_clips(10, clip_seconds=3) == 3
+
+
+class TestMaskAndMoments:
+    @pytest.mark.parametrize(
+        ("mask", "spans"),
+        [
+            ([0, 0, 0], []),
+            ([1, 1, 1], [(0, 3)]),
+            ([1], [(0, 1)]),
+            ([0, 1, 1, 0, 1], [(1, 3), (4, 5)]),
+            ([1, 0, 1, 0], [(0, 1), (2, 3)]),
+        ],
+    )
+    def test_spans_by_hand(self, mask: list[int], spans: list[tuple[int, int]]) -> None:
+        assert mask_to_spans(mask) == spans
+
+    def test_moments_by_hand(self) -> None:
+        moments = mask_to_moments([1, 1, 0, 1], FrameGrid(7, 4), scores=[0.5, 1.0, 0.0, 0.25])
+        assert moments == [Moment(0, 3.5, 0.75), Moment(5.25, 7, 0.25)]
+
+    def test_without_scores_every_moment_scores_one(self) -> None:
+        assert mask_to_moments([0, 1], FrameGrid(4, 2)) == [Moment(2, 4, 1.0)]
+
+    def test_centre_on_the_start_is_inside_and_on_the_end_outside(self) -> None:
+        grid = FrameGrid(8, 4)  # centres 1, 3, 5, 7
+        assert moments_to_mask([Moment(3, 5)], grid).tolist() == [False, True, False, False]
+
+    def test_moment_between_two_centres_marks_nothing(self) -> None:
+        assert not moments_to_mask([Moment(1.5, 2.5)], FrameGrid(8, 4)).any()
+
+    def test_overlapping_moments_unite(self) -> None:
+        assert moments_to_mask([Moment(4, 8), Moment(0, 5)], FrameGrid(8, 4)).all()
+
+    @PROPERTY
+    @given(mask=MASKS, duration_seconds=DURATIONS)
+    def test_mask_survives_the_round_trip(self, mask: np.ndarray, duration_seconds: float) -> None:
+        grid = FrameGrid(duration_seconds, len(mask))
+        assert (moments_to_mask(mask_to_moments(mask, grid), grid) == mask).all()
+
+    @PROPERTY
+    @given(mask=MASKS, duration_seconds=DURATIONS)
+    def test_moments_are_ordered_and_separated(self, mask: np.ndarray, duration_seconds: float) -> None:
+        moments = mask_to_moments(mask, FrameGrid(duration_seconds, len(mask)))
+        assert all(a.end < b.start for a, b in zip(moments, moments[1:], strict=False))
+        assert math.isclose(sum(m.duration_seconds for m in moments), mask.mean() * duration_seconds, abs_tol=1e-6)
+
+    def test_mask_of_another_length_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"shape \(4,\)"):
+            mask_to_moments([1, 0, 1], FrameGrid(8, 4))
+
+    def test_probabilities_are_no_mask(self) -> None:
+        with pytest.raises(ValueError, match="threshold"):
+            mask_to_spans([0.2, 0.9])
+
+    def test_scores_with_nan_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="finite scores"):
+            mask_to_moments([1, 0], FrameGrid(4, 2), scores=[math.nan, 0])
+
+
+class TestMomentsFromWindows:
+    def test_keeps_the_given_order(self) -> None:
+        assert moments_from_windows([[10, 12], [0, 4]], 12) == [Moment(10, 12), Moment(0, 4)]
+
+    def test_no_windows_no_moments(self) -> None:
+        assert moments_from_windows([], 12) == []
+
+    @pytest.mark.parametrize(
+        ("windows", "message"),
+        [
+            ([[0, 2], [4, 4]], r"relevant window 1 = \[4, 4\].*start < end"),
+            ([[5, 3]], "start < end"),
+            ([[148, 152]], "outside the video.*<= 150 seconds"),
+            ([[-2, 2]], "outside the video"),
+            ([[0, 2, 1]], "expected \\[start, end\\]"),
+            ([7], "expected \\[start, end\\]"),
+            ([["a", "b"]], "relevant window 0"),
+            ([[None, 2]], "relevant window 0"),
+            ([[0, math.nan]], "finite"),
+        ],
+    )
+    def test_bad_windows_name_themselves_in_one_line(self, windows: list, message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            moments_from_windows(windows, 150)
+        assert "\n" not in str(caught.value)
+
+    def test_without_a_duration_any_end_is_allowed(self) -> None:
+        assert moments_from_windows([[0, 1e4]]) == [Moment(0, 1e4)]
+
+
+class TestTemporalIou:
+    def test_by_hand(self) -> None:
+        iou = temporal_iou([[0, 10], [4, 6]], [[0, 10], [5, 15], [10, 20]])
+        np.testing.assert_allclose(iou, [[1, 5 / 15, 0], [0.2, 1 / 11, 0]])
+
+    def test_no_intervals_give_an_empty_table(self) -> None:
+        assert temporal_iou([], [[0, 1]]).shape == (0, 1)
+        assert temporal_iou([[0, 1]], np.zeros((0, 2))).shape == (1, 0)
+
+    def test_two_empty_intervals_have_no_overlap(self) -> None:
+        assert temporal_iou([[3, 3]], [[3, 3], [0, 9]]).tolist() == [[0.0, 0.0]]
+
+    @PROPERTY
+    @given(a=intervals(), b=intervals())
+    def test_is_symmetric_and_between_zero_and_one(self, a: np.ndarray, b: np.ndarray) -> None:
+        iou = temporal_iou(a, b)
+        assert ((iou >= 0) & (iou <= 1)).all()
+        np.testing.assert_array_equal(iou, temporal_iou(b, a).T)
+
+    @PROPERTY
+    @given(a=intervals())
+    def test_an_interval_overlaps_itself_fully(self, a: np.ndarray) -> None:
+        iou = np.diag(temporal_iou(a, a))
+        assert (iou == (a[:, 1] > a[:, 0])).all()
+
+    def test_inverted_interval_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="start <= end in every interval of b"):
+            temporal_iou([[0, 1]], [[2, 1]])
+
+    def test_wrong_shape_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"shape \(N, 2\)"):
+            temporal_iou([0, 1], [[0, 1]])
+
+
+class TestNms:
+    def test_by_hand(self) -> None:
+        best, near, far = Moment(0, 10, 0.9), Moment(1, 10, 0.8), Moment(20, 30, 0.1)
+        assert nms([far, near, best], 0.7) == [best, far]
+        assert nms([far, near, best], 0.95) == [best, near, far]
+
+    def test_a_dropped_moment_drops_nobody(self) -> None:
+        chain = [Moment(0, 10, 0.9), Moment(3, 13, 0.8), Moment(6, 16, 0.7)]  # neighbours 7/13, ends 4/16
+        assert nms(chain, 0.5) == [chain[0], chain[2]]
+
+    def test_exactly_the_threshold_stays(self) -> None:
+        pair = [Moment(0, 4, 1.0), Moment(0, 2, 0.5)]
+        assert nms(pair, 0.5) == pair
+
+    def test_equal_scores_keep_their_order(self) -> None:
+        first, second = Moment(5, 15), Moment(0, 14)
+        assert nms([first, second], 0.5) == [first]
+        assert nms([second, first], 0.5) == [second]
+
+    @PROPERTY
+    @given(moments=moment_lists(), threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
+    def test_kept_are_apart_and_dropped_have_a_better_neighbour(self, moments: list[Moment], threshold: float) -> None:
+        given_order = list(moments)
+        kept = nms(moments, threshold)
+        assert moments == given_order
+        assert nms(kept, threshold) == kept
+        assert [m.score for m in kept] == sorted((m.score for m in kept), reverse=True)
+        table = np.array([[m.start, m.end] for m in kept]).reshape(-1, 2)
+        iou = temporal_iou(table, table)
+        assert (iou[~np.eye(len(kept), dtype=bool)] <= threshold).all()
+        for moment in moments:
+            better = [k for k in kept if k.score >= moment.score]
+            overlap = temporal_iou([[moment.start, moment.end]], [[k.start, k.end] for k in better])
+            assert moment in kept or (overlap > threshold).any()
+
+    def test_threshold_outside_zero_to_one_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="iou_threshold"):
+            nms([], 1.5)
+
+
+class TestInterpolateToClips:
+    def test_by_hand(self) -> None:
+        # T=10, F=2: frame centres 2.5 and 7.5; clip centres 1, 3, 5, 7, 9.
+        values = interpolate_to_clips([0.0, 1.0], FrameGrid(10, 2))
+        np.testing.assert_allclose(values, [0.0, 0.1, 0.5, 0.9, 1.0], atol=1e-15)
+
+    def test_windows_of_the_paper_by_hand(self) -> None:
+        # T=18, F=3: frame centres 3, 9, 15; clip centres 1, 3, ..., 17: thirds between the frames.
+        values = interpolate_to_clips([0.3, 0.9, 0.0], FrameGrid(18, 3))
+        np.testing.assert_allclose(values, [0.3, 0.3, 0.5, 0.7, 0.9, 0.6, 0.3, 0.0, 0.0], atol=1e-15)
+
+    def test_incomplete_last_clip_is_not_read(self) -> None:
+        assert interpolate_to_clips([0.1, 0.2], FrameGrid(7.5, 2)).shape == (3,)
+
+    def test_video_shorter_than_a_clip_has_one_clip(self) -> None:
+        assert interpolate_to_clips([0.1, 0.2], FrameGrid(1, 2)).tolist() == [0.2]
+
+    @PROPERTY
+    @given(duration_clips=st.integers(1, 100), values=st.data())
+    def test_one_frame_per_clip_is_the_identity(self, duration_clips: int, values: st.DataObject) -> None:
+        curve = values.draw(npst.arrays(np.float64, duration_clips, elements=st.floats(0, 1)))
+        grid = FrameGrid(2 * duration_clips, duration_clips)
+        np.testing.assert_array_equal(interpolate_to_clips(curve, grid), curve)
+
+    @PROPERTY
+    @given(curve=npst.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)), duration_seconds=DURATIONS)
+    def test_stays_between_the_extremes(self, curve: np.ndarray, duration_seconds: float) -> None:
+        assume(duration_seconds < 500)
+        clips = interpolate_to_clips(curve, FrameGrid(duration_seconds, len(curve)))
+        assert clips.shape == (num_clips(duration_seconds),)
+        assert (clips >= curve.min() - 1e-12).all()
+        assert (clips <= curve.max() + 1e-12).all()
+
+
+class TestFramePrediction:
+    @pytest.fixture
+    def prediction(self) -> FramePrediction:
+        return FramePrediction(
+            grid=FrameGrid(6, 3),
+            mask=np.array([False, True, True]),
+            probs=np.array([0.1, 0.7, 0.8]),
+            moments=(Moment(2, 6, 0.75),),
+            saliency=np.array([0.1, 0.7, 1 / 3]),
+            query="a red circle",
+            qid=np.int64(7),
+            vid="abc",
+        )
+
+    def test_submission_row_has_floats_only(self, prediction: FramePrediction) -> None:
+        row = prediction.to_submission()
+        assert row == {
+            "qid": 7,
+            "query": "a red circle",
+            "vid": "abc",
+            "pred_relevant_windows": [[2.0, 6.0, 0.75]],
+            "pred_saliency_scores": [0.1, 0.7, 1 / 3],
+        }
+        assert type(row["qid"]) is int
+        assert all(type(value) is float for value in row["pred_relevant_windows"][0] + row["pred_saliency_scores"])
+
+    def test_submission_row_survives_json_unrounded(self, prediction: FramePrediction) -> None:
+        row = prediction.to_submission()
+        assert json.loads(json.dumps(row)) == row
+
+    def test_submission_needs_a_qid(self, prediction: FramePrediction) -> None:
+        with pytest.raises(ValueError, match="qid"):
+            dataclasses.replace(prediction, qid=None).to_submission()
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("mask", [True]), ("probs", [0.1, 0.2]), ("saliency", [[0.1]]), ("mask", [0, 2, 1])]
+    )
+    def test_arrays_that_do_not_fit_are_refused(self, prediction: FramePrediction, field: str, value: list) -> None:
+        with pytest.raises(ValueError, match=field):
+            dataclasses.replace(prediction, **{field: np.array(value)})
+
+    def test_does_not_share_memory_with_the_caller(self, prediction: FramePrediction) -> None:
+        probs = np.array([0.1, 0.2, 0.3])
+        changed = dataclasses.replace(prediction, probs=probs)
+        probs[0] = 9
+        assert changed.probs[0] == 0.1
+
+
+def test_needs_nothing_but_numpy() -> None:
+    code = "import sys, hf_frameseg.moments; print(sorted({'torch', 'transformers', 'evaluate'} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
