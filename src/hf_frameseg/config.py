@@ -1,0 +1,106 @@
+"""What a trained model needs besides its weights to be asked the way it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_NAME = "frameseg_config.json"
+"""File beside the model's own files."""
+
+TINY_BASE = Path(__file__).parent / "assets" / "tiny_base"
+"""The pretrained tiny xGen-MM of the package: knows colours, shapes and frame order, not the task."""
+
+TINY_MODEL = Path(__file__).parent / "assets" / "tiny_model"
+"""The tiny base after `make demo`: answers queries such as "a red circle" about synthetic videos."""
+
+
+@dataclass(frozen=True)
+class FrameSegmentationConfig:
+    """Describe how videos become frames and prompts, and how answers become moments.
+
+    Args:
+        num_frames: Frames F per video; a model knows the number it was trained with.
+        prompt: Name of a prompt in `data.prompts.PROMPTS`, or the fields of a `PromptTemplate`.
+        label_rule: Which frames counted as relevant in training, see `labels.frame_mask`.
+        num_beams: Beams of the decoding; 2 in the paper.
+        frame_size: Size in pixels to which frames are squashed when they are read, before the processor's own resizing:
+            None for none, a number for a square, else (height, width).
+        max_moments: Moments per query at most.
+        empty: What an all-zero mask gives, see `decoding.proposals.rank_runs`.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> FrameSegmentationConfig(num_frames=10, frame_size=[32, 48]).frame_size
+        (32, 48)
+    """
+
+    num_frames: int = 25
+    prompt: str | Mapping[str, Any] = "paper"
+    label_rule: str = "window"
+    num_beams: int = 2
+    frame_size: int | tuple[int, int] | None = None
+    max_moments: int = 10
+    empty: str = "best_frame"
+
+    def __post_init__(self) -> None:
+        """Check the counts; texts and sizes are checked by the parts that own them."""
+        for name in ("num_frames", "num_beams", "max_moments"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+        if isinstance(self.frame_size, list):  # JSON knows no tuples
+            object.__setattr__(self, "frame_size", tuple(self.frame_size))
+
+    @classmethod
+    def load_or_default(cls, folder: str | Path) -> FrameSegmentationConfig:
+        """Read the file of a model that was trained here; the paper's settings for any other model or Hub name."""
+        return cls.load(folder) if (Path(folder) / CONFIG_NAME).is_file() else cls()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `frameseg_config.json`.
+
+        Args:
+            folder: Folder of the model; made when it does not exist.
+
+        Returns:
+            Path of the file.
+        """
+        path = Path(folder) / CONFIG_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FrameSegmentationConfig:
+        """Read `frameseg_config.json`.
+
+        Args:
+            folder: Folder of the model.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not JSON or has other fields than this class.
+        """
+        path = Path(folder) / CONFIG_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {CONFIG_NAME} in {folder}: give the folder of a model trained here, or write the file with "
+                "FrameSegmentationConfig(...).save(folder)"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}): write it again with save") from None
+        known = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or set(values) - set(known):
+            raise ValueError(f"expected {path} to hold some of {known}, got {sorted(values)}: remove the others")
+        return cls(**values)

@@ -1,0 +1,1 @@
+"""Data: videos to frames, frames to rows, rows to batches. Import the submodule you need; this file loads none."""

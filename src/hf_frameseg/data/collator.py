@@ -1,0 +1,185 @@
+"""Batches: rows to model inputs with the answer, its labels and the frame targets (layout: see `data/encoding.py`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_frameseg.data.encoding import append_answers, encode_prompts
+from hf_frameseg.data.frame_columns import check_num_frames, row_frames
+from hf_frameseg.data.prompts import PromptTemplate, get_prompt
+from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS
+from hf_frameseg.labels import BinaryLabels, clip_saliency_targets, frame_mask, graded_frame_targets
+from hf_frameseg.moments import FrameGrid, num_clips
+
+
+@dataclass(kw_only=True)
+class FrameSegmentationCollator:
+    """Turn data set rows into a batch for training, evaluation or generation.
+
+    Reproducible randomness: every draw comes from a generator of its own, keyed by (`seed`, epoch, `qid`). So a row
+    gets the same frames and the same corrupted digits whatever the batch size, the number of workers or processes, and
+    after resuming from a checkpoint, and no random state is shared with anything else. Call `set_epoch` before each
+    epoch (the package's trainer does). Without it, the loader's seed of the epoch (in worker processes) or the number
+    of times this object has seen the row (elsewhere) keeps epochs apart. Persistent workers keep the copy they started
+    with: `set_epoch` does not reach them, they only count.
+
+    Args:
+        processor: Any multimodal processor of transformers with a chat template and a tokenizer.
+        labels: The digit and end ids of that tokenizer.
+        prompt: A `PromptTemplate` or the name of one in `PROMPTS`.
+        num_frames: Frames every row must have; None lets rows differ.
+        label_rule: Which frames are relevant, see `labels.frame_mask`.
+        graded_targets: Let `frame_targets` be the annotators' mean score / 4 in place of the mask, which stays in the
+            digits.
+        train: Draw one of three variants per frame and corrupt the prefix; else the middle variants, untouched.
+        prefix_corruption: Probability with which a digit of the teacher-forced *input* becomes a random digit (half of
+            these change it). Labels and targets keep the truth. Keeps a model from copying the previous true digit.
+        with_answer: False gives the prompt alone, for generation and for rows without annotations.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: When an argument is out of range, a row lacks a column or has another number of frames, or the
+            processor does not place one image per frame.
+
+    Example:
+        A loader of training batches; `labels` comes from `BinaryLabels.from_tokenizer(processor.tokenizer)`::
+
+            rows = load_qvhighlights(data_dir, "train", num_frames=25)
+            collator = FrameSegmentationCollator(processor=processor, labels=labels, prefix_corruption=0.3)
+            loader = DataLoader(rows, batch_size=4, shuffle=True, collate_fn=collator)
+    """
+
+    processor: Any
+    labels: BinaryLabels
+    prompt: PromptTemplate | str = "paper"
+    num_frames: int | None = None
+    label_rule: str = "window"
+    graded_targets: bool = False
+    train: bool = True
+    prefix_corruption: float = 0.0
+    with_answer: bool = True
+    seed: int = 0
+    _epoch: int | None = field(default=None, init=False, repr=False)
+    _seen: Counter[int] = field(default_factory=Counter, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Resolve the prompt and check the numbers."""
+        self.prompt = get_prompt(self.prompt)
+        if not 0.0 <= self.prefix_corruption <= 1.0:
+            raise ValueError(f"expected prefix_corruption between 0 and 1, got {self.prefix_corruption}")
+        if self.seed < 0:
+            raise ValueError(f"expected a seed of at least 0, got {self.seed}")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"expected num_frames of at least 1 or None, got {self.num_frames}")
+
+    def for_evaluation(self) -> FrameSegmentationCollator:
+        """Return the same collator with the middle variants and true digits."""
+        return replace(self, train=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Key the next draws to an epoch; call before the loader's iterator is made (workers get a copy then).
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        self._epoch = epoch
+        self._seen.clear()
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate rows.
+
+        Args:
+            rows: B rows with the columns of `data/qvhighlights.py`.
+
+        Returns:
+            The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
+            `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid` (B,).
+            With `with_answer=False` the processor's tensors and `qid` only.
+        """
+        self._check(rows)
+        frames, queries, masks, targets, inputs = [], [], [], [], []
+        for row in rows:
+            rng = self._generator(int(row["qid"]))
+            num_frames = row["frame_shape"][0]
+            frames.append(row_frames(row, self._variants(num_frames, rng)))
+            queries.append(row["query"])
+            if self.with_answer:
+                mask, target = self._targets(row, num_frames)
+                masks.append(mask)
+                targets.append(target)
+                inputs.append(self._corrupt(mask, rng))
+        batch = encode_prompts(self.processor, self.prompt, queries, frames)
+        if self.with_answer:
+            answers = [self.labels.answer_ids(mask) for mask in inputs]
+            truths = [self.labels.answer_ids(mask) for mask in masks]
+            batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
+            batch |= _pad_targets(targets)
+        batch["qid"] = torch.tensor([int(row["qid"]) for row in rows], dtype=torch.int64)
+        return batch
+
+    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse rows of another shape than was asked for."""
+        needed = ["qid", "query", "frames", "frame_shape", "duration_seconds"]
+        needed += ["relevant_windows"] if self.with_answer else []
+        needed += ["relevant_clip_ids", "saliency_scores"] if self.with_answer and self._needs_saliency else []
+        for row in rows:
+            if missing := [name for name in needed if row.get(name) is None]:
+                raise ValueError(
+                    f"expected rows with the column(s) {missing}, got {sorted(row)}: load them with load_qvhighlights, "
+                    "train with remove_unused_columns=False, and use with_answer=False for rows without annotations"
+                )
+        if self.num_frames is not None:
+            check_num_frames(rows, self.num_frames)
+
+    @property
+    def _needs_saliency(self) -> bool:
+        return self.graded_targets or self.label_rule.startswith("saliency")
+
+    def _generator(self, qid: int) -> np.random.Generator:
+        """Make the generator of one row's draws (see the class docstring for the key)."""
+        worker = torch.utils.data.get_worker_info()
+        # A worker's seed is the loader's seed of this epoch plus the worker's number, which must not matter to the row.
+        loader_seed = 0 if worker is None or self._epoch is not None else worker.seed - worker.id
+        epoch = 0 if self._epoch is None else self._epoch + 1
+        times_seen = self._seen[qid]
+        self._seen[qid] += 1
+        return np.random.default_rng([self.seed, epoch, loader_seed, qid, times_seen])
+
+    def _variants(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+        if not self.train:
+            return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
+        return rng.integers(len(VARIANTS), size=num_frames)
+
+    def _targets(self, row: Mapping[str, Any], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mask (F,) bool that becomes the digits, and targets (F,) float of the segmentation losses."""
+        duration = float(row["duration_seconds"])
+        grid = FrameGrid(duration, num_frames)
+        saliency = None
+        if self._needs_saliency:
+            saliency = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], num_clips(duration))
+        mask = np.asarray(frame_mask(row["relevant_windows"], grid, rule=self.label_rule, saliency=saliency))
+        return mask, np.asarray(graded_frame_targets(saliency, grid) if self.graded_targets else mask, dtype=np.float32)
+
+    def _corrupt(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Replace digits of the teacher-forced input by random ones."""
+        if not self.train or self.prefix_corruption == 0.0:
+            return mask
+        replaced = rng.random(mask.shape) < self.prefix_corruption
+        return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
+
+
+def _pad_targets(targets: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Stack frame targets; rows with fewer frames are filled up at the end and marked not valid."""
+    num_frames = max(len(target) for target in targets)
+    padded = torch.zeros(len(targets), num_frames)
+    valid = torch.zeros(len(targets), num_frames, dtype=torch.bool)
+    for row, target in enumerate(targets):
+        padded[row, : len(target)] = torch.from_numpy(target)
+        valid[row, : len(target)] = True
+    return {"frame_targets": padded, "frame_valid": valid}

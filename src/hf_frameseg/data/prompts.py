@@ -1,0 +1,168 @@
+"""Prompts: chat messages with one image per frame, for the chat template of any multimodal processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from string import Formatter
+from typing import Any
+
+_IMAGE_MARK = "\x00"  # stands for the image while a frame line is formatted; no prompt contains it
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    r"""Describe one way of asking a model for F binary digits about F frames.
+
+    The texts are `str.format` templates; write a literal brace as `{{`. The template knows nothing about special
+    tokens: those belong to the chat template of the model's processor.
+
+    Args:
+        name: Name shown in errors and saved configurations.
+        system: Text of the system message, or None for models and recipes without one.
+        before: User text before the frames. Fields: `{num_frames}`, `{last_index}` (F - 1), `{query}`.
+        frame_line: Text of one frame. Fields: `{index}` (from 0) and, exactly once, `{image}`.
+        after: User text after the frames. Same fields as `before`; `{query}` must be in one of the two.
+
+    Raises:
+        ValueError: When a field is unknown, `{image}` is not there exactly once, or `{query}` is nowhere.
+
+    Example:
+        >>> template = PromptTemplate(name="mine", frame_line="{index} {image}\n", after="Show: {query}")
+        >>> for part in template.messages("a red circle", num_frames=2)[0]["content"]:
+        ...     print(part)
+        {'type': 'text', 'text': '0 '}
+        {'type': 'image'}
+        {'type': 'text', 'text': '\n1 '}
+        {'type': 'image'}
+        {'type': 'text', 'text': '\nShow: a red circle'}
+    """
+
+    name: str
+    system: str | None = None
+    before: str = ""
+    frame_line: str = "Frame {index}: {image}\n"
+    after: str = "{query}"
+
+    def __post_init__(self) -> None:
+        """Check the fields once, here, so that rendering cannot fail later."""
+        around = _fields(self.name, "before", self.before) + _fields(self.name, "after", self.after)
+        line = _fields(self.name, "frame_line", self.frame_line)
+        if unknown := sorted(set(around) - {"num_frames", "last_index", "query"} | set(line) - {"index", "image"}):
+            raise ValueError(
+                f"prompt {self.name!r}: unknown field(s) {unknown}; before/after know num_frames, last_index, query "
+                "and frame_line knows index, image (double literal braces)"
+            )
+        if line.count("image") != 1:
+            raise ValueError(f"prompt {self.name!r}: frame_line needs {{image}} exactly once, got {self.frame_line!r}")
+        if "query" not in around:
+            raise ValueError(f"prompt {self.name!r}: put {{query}} into before or after, else the model never sees it")
+
+    @property
+    def separates_frames(self) -> bool:
+        """Tell whether text stands between the images of neighbouring frames."""
+        return self.frame_line.strip() != "{image}"
+
+    def messages(self, query: str, num_frames: int) -> list[dict[str, Any]]:
+        """Build the chat messages for one query, without the answer.
+
+        Args:
+            query: The sentence to look for, used as it is.
+            num_frames: Number of frames F.
+
+        Returns:
+            Messages whose `content` is a list of `{"type": "text", "text": ...}` and `{"type": "image"}` entries in
+            reading order, F images in all, as `apply_chat_template` of transformers' multimodal processors takes them.
+
+        Raises:
+            ValueError: When the query is blank or `num_frames` is below 1.
+        """
+        if not query.strip():
+            raise ValueError("expected a query with a word in it, got a blank string; drop the row or write a query")
+        if num_frames < 1:
+            raise ValueError(f"expected num_frames of at least 1, got {num_frames}; pass the number of frames shown")
+        fields = {"num_frames": num_frames, "last_index": num_frames - 1, "query": query}
+        content: list[dict[str, Any]] = []
+        text = self.before.format(**fields)
+        for index in range(num_frames):
+            lead, trail = self.frame_line.format(index=index, image=_IMAGE_MARK).split(_IMAGE_MARK)
+            content += [*_text(text + lead), {"type": "image"}]
+            text = trail
+        content += _text(text + self.after.format(**fields))
+        system = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
+        return [*system, {"role": "user", "content": content}]
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the fields as plain JSON values; `get_prompt` reads them back."""
+        return asdict(self)
+
+
+def _fields(name: str, where: str, text: str) -> list[str]:
+    """Names of the replacement fields of a format string."""
+    try:
+        return [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"prompt {name!r}: {where} is no format string: {error}; double literal braces") from None
+
+
+def _text(text: str) -> list[dict[str, Any]]:
+    """One text entry, or nothing for an empty text (some chat templates add separators per entry)."""
+    return [{"type": "text", "text": text}] if text else []
+
+
+PROMPTS: dict[str, PromptTemplate] = {
+    # Appendix A of arXiv "Moment and Highlight Detection via MLLM Frame Segmentation", with what the authors' runs had
+    # and the printed appendix lacks: blank lines between sections, a final newline, a space after the system text.
+    "paper": PromptTemplate(
+        name="paper",
+        system=(
+            "You are a smart video retrieval assistant. You will receive a video and a human activity query given by "
+            "the user. Return the frames that matches the activity query. Follow the output format given by the user. "
+        ),
+        before=(
+            "You are given {num_frames} frames sampled from a video, ordered and separated by newline characters, "
+            "indexed from 0 to {last_index}:\n"
+        ),
+        after=(
+            "\n**Your task**: given an activity, analyze the video frames to identify which ones contain the specified "
+            "activity.\n"
+            "\n**Output format**: provide a {num_frames} character binary segmentation mask, specifically:\n"
+            " - '1' means the frame at that position likely matches to the activity.\n"
+            " - '0' means the frame at that position likely does not match to the activity.\n"
+            " - Your output must be exactly {num_frames} characters long and contain only '1's and '0's, with no "
+            "spaces or other delimiters and no explanations.\n"
+            "\n**Activity**: {query}\n"
+            "\n**Question**: Which frames contains the activity?\n"
+        ),
+    ),
+    "compact": PromptTemplate(name="compact", after="Activity: {query}\nAnswer 0 or 1 for each frame."),
+}
+
+
+def get_prompt(prompt: str | Mapping[str, Any] | PromptTemplate) -> PromptTemplate:
+    """Return a prompt template from its name, its fields, or itself.
+
+    Args:
+        prompt: A key of `PROMPTS`, the mapping of `PromptTemplate.to_dict`, or a template.
+
+    Returns:
+        The template.
+
+    Raises:
+        ValueError: When the name is unknown or the fields are not those of a template.
+
+    Example:
+        >>> get_prompt("compact").system is None
+        True
+    """
+    if isinstance(prompt, PromptTemplate):
+        return prompt
+    if isinstance(prompt, Mapping):
+        try:
+            return PromptTemplate(**prompt)
+        except TypeError:
+            known = ", ".join(PromptTemplate.__dataclass_fields__)
+            raise ValueError(f"expected a prompt with the fields {known}, got {sorted(prompt)}") from None
+    if prompt not in PROMPTS:
+        raise ValueError(f"unknown prompt {prompt!r}: use one of {sorted(PROMPTS)} or pass a PromptTemplate")
+    return PROMPTS[prompt]

@@ -1,0 +1,231 @@
+"""Shared fixtures: no network in any test, recorded references, tiny in-memory models and rows."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# Before any library reads them: the Hub clients cache these at import.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+_LOOPBACK_HOSTS = {"localhost", "::1", "0.0.0.0"}
+
+
+def _is_local(sock: socket.socket, address: Any) -> bool:
+    """Tell whether a connection stays on this machine (torch's process groups and data loaders need that)."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return True
+    host = str(address[0]) if isinstance(address, tuple) and address else ""
+    return host in _LOOPBACK_HOSTS or host.startswith(("127.", "::ffff:127."))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Refuse every connection that leaves this machine, in session fixtures too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            original = getattr(socket.socket, name)
+
+            def guarded(sock: socket.socket, address: Any, original: Any = original) -> Any:
+                if not _is_local(sock, address):
+                    raise RuntimeError(f"tests run without network: a connection to {address!r} was refused")
+                return original(sock, address)
+
+            patch.setattr(socket.socket, name, guarded)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of recorded references beside the repository; tests that need it are skipped without it."""
+    path = Path(__file__).resolve().parents[1].parent / "shared"
+    if not path.is_dir():
+        pytest.skip(f"recorded references not found: {path} does not exist")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Any]:
+    """Builder of byte-level tokenizers without merges: every text survives a round trip, id = byte value below 256."""
+
+    def build(special_tokens: list[str], pad_token: str, eos_token: str, **kwargs: Any) -> Any:
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        tokenizer = Tokenizer(models.BPE(vocab={char: byte for byte, char in bytes_to_unicode().items()}, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special_tokens])
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad_token, eos_token=eos_token, **kwargs)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
+    """Byte-level tokenizer with xGen-MM's special tokens; "0" is 48, "1" is 49, 265 ids in all."""
+    turns = ["<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
+    added = ["<pad>", "<image>", "<image placeholder>", "<|endofchunk|>"]
+    return make_tokenizer(turns + added, pad_token="<pad>", eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_tokenizer: Any) -> Any:
+    """xGen-MM processor for 16 x 16 images of 2 tokens each."""
+    from hf_frameseg.models.xgenmm import XGenMMImageProcessor, XGenMMProcessor
+
+    image_processor = XGenMMImageProcessor(size={"height": 16, "width": 16})
+    return XGenMMProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer, num_image_tokens=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer: Any) -> Any:
+    """Random xGen-MM of about 20 thousand weights in evaluation mode; shared, so copy.deepcopy it to change it."""
+    import torch
+
+    from hf_frameseg.models.xgenmm import XGenMMConfig, XGenMMForConditionalGeneration
+
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = tiny_tokenizer.convert_tokens_to_ids
+    config = XGenMMConfig(
+        vision_config={**width, "image_size": 16, "patch_size": 8},
+        resampler_config={**width, "head_dim": 8, "num_latents": 2},
+        text_config={
+            **width,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": len(tiny_tokenizer),
+            "pad_token_id": ids("<pad>"),
+            "bos_token_id": None,
+            "eos_token_id": ids("<|endoftext|>"),
+            "initializer_range": 0.1,
+        },
+        image_token_id=ids("<image>"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return XGenMMForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def make_llava_processor(make_tokenizer: Callable[..., Any]) -> Callable[..., Any]:
+    """Builder of LLaVA processors (CLIP images of 16 x 16, 4 tokens each); its tokenizer adds a start token."""
+
+    def build(template_bos: str = "", images_first: bool = False) -> Any:
+        from tokenizers.processors import TemplateProcessing
+        from transformers import CLIPImageProcessor, LlavaProcessor
+
+        special_tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        tokenizer = make_tokenizer([*special_tokens.values(), "<image>"], **special_tokens)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        )
+        part = "{{ '<image>' if part['type'] == 'image' else part['text'] }}"
+        content = "{% for part in message['content'] %}" + part + "{% endfor %}"
+        if images_first:
+            loop = "{% for part in message['content'] if part['type'] == 'KIND' %}" + part + "{% endfor %}"
+            content = loop.replace("KIND", "image") + loop.replace("KIND", "text")
+        return LlavaProcessor(
+            image_processor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+            tokenizer=tokenizer,
+            patch_size=8,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template_bos
+            + "{% for message in messages %}"
+            + content
+            + "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_llava_model() -> Any:
+    """Random LLaVA (CLIP and Llama) for `make_llava_processor`, in evaluation mode; copy.deepcopy it to change it."""
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**width, image_size=16, patch_size=8),
+        text_config=LlamaConfig(**width, vocab_size=260, initializer_range=0.1, pad_token_id=258),
+        image_token_id=259,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen_processor(make_tokenizer: Callable[..., Any]) -> Any:
+    """Qwen2-VL processor: 1 token per image of 16 x 16, flattened patches, `mm_token_type_ids`."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    turns = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = make_tokenizer(turns + vision, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=256, max_pixels=1024),
+        video_processor=Qwen2VLVideoProcessor(patch_size=8),
+        tokenizer=tokenizer,
+        chat_template="{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_row() -> Callable[..., dict[str, Any]]:
+    """Builder of data set rows in the columns of data/qvhighlights.py, with random frames (F, 3, H, W, 3)."""
+
+    def build(
+        qid: int = 0,
+        windows: list[list[float]] | None = None,
+        num_frames: int = 5,
+        duration_seconds: float = 10.0,
+        query: str = "a red circle",
+        size: int = 32,
+        frames: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        windows = [[2.0, 6.0]] if windows is None else windows
+        if frames is None:
+            frames = np.random.default_rng(qid).integers(256, size=(num_frames, 3, size, size, 3), dtype=np.uint8)
+        centers_seconds = (np.arange(num_frames) + 0.5) * duration_seconds / num_frames
+        clips = [clip for start, end in windows for clip in range(int(start // 2), int(end // 2))]
+        return {
+            "qid": qid,
+            "query": query,
+            "vid": f"video_{qid}",
+            "duration_seconds": duration_seconds,
+            "frames": frames.tobytes(),
+            "frame_shape": list(frames.shape),
+            "frame_times_seconds": [[center - 0.1, center, center + 0.1] for center in centers_seconds.tolist()],
+            "relevant_windows": windows,
+            "relevant_clip_ids": clips,
+            "saliency_scores": [[4, 3, 2] for _ in clips],
+        }
+
+    return build
+
+
+@pytest.fixture
+def tiny_rows(make_row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """Four rows of 5 frames over 10 s: one window, two windows, none, all."""
+    return [
+        make_row(11, [[2.0, 6.0]], query="a red circle"),
+        make_row(12, [[0.0, 2.0], [8.0, 10.0]], query="a blue square on green"),
+        make_row(13, [], query="a cross"),
+        make_row(14, [[0.0, 10.0]], query="a dog that runs"),
+    ]

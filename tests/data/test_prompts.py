@@ -1,0 +1,104 @@
+"""Prompts: exact text of the recorded prompt, message layout, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_frameseg.data.prompts import PROMPTS, PromptTemplate, get_prompt
+
+
+def render(messages: list[dict[str, Any]]) -> str:
+    """Plain concatenation, for tests of the content alone."""
+    parts = [part for message in messages for part in message["content"]]
+    return "".join("<image>" if part["type"] == "image" else part["text"] for part in parts)
+
+
+def test_paper_prompt_reproduces_the_recorded_text(shared_dir: Path, tiny_processor: Any) -> None:
+    golden = json.loads((shared_dir / "goldens/xgenmm/tokenizer_golden.json").read_text())["text"]
+    query = golden.split("**Activity**: ")[1].split("\n")[0]
+    messages = PROMPTS["paper"].messages(query, 25)
+    assert tiny_processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == golden
+
+
+def test_paper_prompt_follows_the_number_of_frames() -> None:
+    text = render(PROMPTS["paper"].messages("a dog runs", 3))
+    assert "You are given 3 frames" in text
+    assert "indexed from 0 to 2:\nFrame 0: <image>\nFrame 1: <image>\nFrame 2: <image>\n\n**Your task**" in text
+    assert "provide a 3 character binary" in text
+    assert "exactly 3 characters long" in text
+    assert "25" not in text
+
+
+def test_compact_prompt_layout() -> None:
+    assert PROMPTS["compact"].messages("a dog runs", 2) == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Frame 0: "},
+                {"type": "image"},
+                {"type": "text", "text": "\nFrame 1: "},
+                {"type": "image"},
+                {"type": "text", "text": "\nActivity: a dog runs\nAnswer 0 or 1 for each frame."},
+            ],
+        }
+    ]
+
+
+def test_system_message_is_a_content_list() -> None:
+    system, user = PROMPTS["paper"].messages("a dog runs", 1)
+    assert system["role"] == "system"
+    assert [part["type"] for part in system["content"]] == ["text"]
+    assert user["role"] == "user"
+
+
+@pytest.mark.parametrize("query", ["50 {percent} of {query}", "{}", "a <b> & 'c'", "日本語"])
+def test_query_is_used_as_it_is(query: str) -> None:
+    content = PROMPTS["compact"].messages(query, 1)[-1]["content"]
+    assert f"Activity: {query}\n" in content[-1]["text"]
+
+
+def test_bare_frame_lines_make_no_empty_text() -> None:
+    bare = PromptTemplate(name="bare", frame_line="{image}", after="{query}")
+    content = bare.messages("q", 3)[0]["content"]
+    assert [part["type"] for part in content] == ["image", "image", "image", "text"]
+    assert not bare.separates_frames
+    assert PROMPTS["compact"].separates_frames
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"after": "no sentence"}, r"put \{query\}"),
+        ({"frame_line": "Frame {index}\n"}, "exactly once"),
+        ({"frame_line": "{image}{image}"}, "exactly once"),
+        ({"before": "{frames} frames"}, r"unknown field\(s\) \['frames'\]"),
+        ({"frame_line": "{index} {image} {query}"}, r"unknown field\(s\) \['query'\]"),
+        ({"before": "an open { brace"}, "before is no format string"),
+    ],
+)
+def test_bad_templates_are_refused_with_one_line(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        PromptTemplate(name="bad", **fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_queries_and_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="blank"):
+        PROMPTS["compact"].messages("  ", 2)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        PROMPTS["compact"].messages("a dog", 0)
+
+
+def test_get_prompt_by_name_fields_and_itself() -> None:
+    paper = PROMPTS["paper"]
+    assert get_prompt("paper") is paper
+    assert get_prompt(paper) is paper
+    assert get_prompt(json.loads(json.dumps(paper.to_dict()))) == paper
+    with pytest.raises(ValueError, match=r"unknown prompt 'papr': use one of \['compact', 'paper'\]"):
+        get_prompt("papr")
+    with pytest.raises(ValueError, match="expected a prompt with the fields name"):
+        get_prompt({"name": "x", "prefix": ""})
