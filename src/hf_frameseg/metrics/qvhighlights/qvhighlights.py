@@ -1,0 +1,138 @@
+"""The QVHighlights scores as an `evaluate` module.
+
+`evaluate.load` runs a copy of this file outside the package, hence the absolute import and no sibling modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+from hf_frameseg.metrics import evaluate_submission
+
+_DESCRIPTION = """\
+Moment retrieval (R1, mAP) and highlight detection (HL-mAP, HIT@1) on QVHighlights, equal to the official evaluator
+(github.com/jayleicn/moment_detr, standalone_eval) in every digit.
+"""
+
+_CITATION = """\
+@inproceedings{lei2021detecting,
+  title={Detecting Moments and Highlights in Videos via Natural Language Queries},
+  author={Lei, Jie and Berg, Tamara L. and Bansal, Mohit},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2021}
+}
+"""
+
+_INPUTS_DESCRIPTION = """\
+Args:
+    predictions: One submission row per query: qid, query, vid, pred_relevant_windows ([[start, end, score], ...] in
+        seconds, best first) and pred_saliency_scores (one number per 2-second clip). A key that no row has may be left
+        out; its task is then not scored.
+    references: As many annotation rows, in any order: qid, query, duration, vid, relevant_windows, relevant_clip_ids,
+        saliency_scores. Rows meet by qid.
+    match_number: Require the same qids on both sides (default) instead of scoring the shared ones.
+Returns:
+    The official nested dictionary: brief, full, short, middle, long, HL-min-Fair, HL-min-Good, HL-min-VeryGood.
+"""
+
+_WINDOWS = datasets.List(datasets.List(datasets.Value("float64")))
+
+_FEATURES = datasets.Features(
+    {
+        "predictions": {
+            "qid": datasets.Value("int64"),
+            "query": datasets.Value("string"),
+            "vid": datasets.Value("string"),
+            "pred_relevant_windows": _WINDOWS,
+            "pred_saliency_scores": datasets.List(datasets.Value("float64")),
+        },
+        "references": {
+            "qid": datasets.Value("int64"),
+            "query": datasets.Value("string"),
+            "duration": datasets.Value("float64"),
+            "vid": datasets.Value("string"),
+            "relevant_windows": _WINDOWS,
+            "relevant_clip_ids": datasets.List(datasets.Value("int64")),
+            "saliency_scores": datasets.List(datasets.List(datasets.Value("int64"))),
+        },
+    }
+)
+
+
+class QVHighlightsMetric(evaluate.Metric):
+    """Score gathered submission rows; for several processes pass `num_process` and `process_id` as usual.
+
+    Example:
+        >>> metric = QVHighlightsMetric(keep_in_memory=True)
+        >>> rows = [{"qid": 1, "pred_relevant_windows": [[0.0, 4.0, 0.9]]}]
+        >>> truth = [{"qid": 1, "duration": 10, "relevant_windows": [[0, 4]]}]
+        >>> metric.compute(predictions=rows, references=truth)["brief"]["MR-full-mAP"]
+        100.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            features=_FEATURES,
+            reference_urls=["https://github.com/jayleicn/moment_detr/tree/main/standalone_eval"],
+        )
+
+    def add_batch(
+        self,
+        *,
+        predictions: Sequence[Mapping[str, Any]] | None = None,
+        references: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add rows; keys outside the features are ignored.
+
+        Args:
+            predictions: Submission rows.
+            references: As many annotation rows, in any order.
+            **kwargs: Refused by `evaluate`.
+        """
+        super().add_batch(
+            predictions=[_fit(row, "predictions") for row in predictions or ()],
+            references=[_fit(row, "references") for row in references or ()],
+            **kwargs,
+        )
+
+    def add(
+        self, *, prediction: Mapping[str, Any] | None = None, reference: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Add one row of each kind; keys outside the features are ignored.
+
+        Args:
+            prediction: A submission row.
+            reference: An annotation row, of this or of another query.
+            **kwargs: Refused by `evaluate`.
+        """
+        super().add(
+            prediction=_fit(prediction or {}, "predictions"), reference=_fit(reference or {}, "references"), **kwargs
+        )
+
+    def _compute(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        references: Sequence[Mapping[str, Any]],
+        match_number: bool = True,
+    ) -> dict[str, Any]:
+        """Score the rows that `evaluate` gathered."""
+        return evaluate_submission(_without_nulls(predictions), _without_nulls(references), match_number)
+
+
+def _fit(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Give a row exactly the keys of its features: `evaluate` refuses both missing and additional ones."""
+    texts = ("query", "vid")  # never null: evaluate checks that strings are strings
+    return {key: row.get(key, "" if key in texts else None) for key in _FEATURES[name]}
+
+
+def _without_nulls(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Undo what the Arrow table did to absent keys: it stores them as null."""
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]

@@ -1,0 +1,279 @@
+"""Score a QVHighlights submission exactly as the official evaluator does, in about a second and without its crashes.
+
+The official evaluator is `standalone_eval/eval.py` of github.com/jayleicn/moment_detr at b7e553a. Its numbers are
+reproduced to the last digit, oddities included; `docs/scoring.md` explains them. Where it crashes, this is the choice:
+
+| input | official code | here |
+|--|--|--|
+| a query without predicted windows | crash | a miss: AP 0, R1 IoU 0, r1_gt_index -1; never dropped from the mean |
+| a length range without a ground-truth window | crash | None (JSON null) for each number of that range |
+| qids differ, `match_number=True` | crash | ValueError with the first missing and unknown qids |
+| no shared qid, empty lists | crash | ValueError |
+| window without score; string or null in a window | crash | ValueError naming the qid |
+| string or null saliency; empty saliency list | crash | ValueError naming the qid |
+| NaN or infinite saliency where it decides an AP | crash | ValueError naming the qid |
+| (n, 1) nested saliency shorter than the clips | crash | read as a flat list and padded, as the full-length one is |
+| a later row lacks a key the first row has | crash | ValueError naming the qid |
+| ground truth without labels, windows or clip ids | crash | ValueError naming the qid |
+| a labelled clip beyond int(duration / 2) | crash | ValueError naming the qid |
+| ratings and clip ids that do not fit together | crash | ValueError naming the qid |
+
+And these it accepts, so they are scored here with its very numbers (`validate_submission` lists them):
+
+| input | score |
+|--|--|
+| the first row lacks a key | that task is skipped, whatever the other rows hold |
+| duplicate qids | mAP takes the windows of all rows (10 each), R1 and highlights the last row |
+| more than 10 windows | the first 10 listed count |
+| inverted window as long as a ground-truth window; NaN boundary | IoU NaN, which mAP counts as a match |
+| other inverted or empty windows | no match |
+| saliency list too long / too short | cut (its argmax still counts, as a miss) / padded with 0.0 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_frameseg.metrics import _rows, highlight, retrieval
+from hf_frameseg.metrics._rows import Row
+
+PerQuery = dict[str, NDArray[Any]]
+Groups = Mapping[Hashable, list[Row]]
+
+HEADLINE_COLUMNS: dict[str, str] = {
+    "R1@0.5": "MR-full-R1@0.5",
+    "R1@0.7": "MR-full-R1@0.7",
+    "mAP": "MR-full-mAP",
+    "mAP@0.5": "MR-full-mAP@0.5",
+    "mAP@0.75": "MR-full-mAP@0.75",
+    "HL-mAP": "HL-min-VeryGood-mAP",
+    "HIT@1": "HL-min-VeryGood-Hit1",
+}
+"""Column of the papers' tables -> official key under `brief`."""
+
+
+def evaluate_submission(
+    submission: Sequence[Row], ground_truth: Sequence[Row], match_number: bool = True
+) -> dict[str, Any]:
+    """Score a submission and return the official nested dictionary.
+
+    Args:
+        submission: Rows with `qid` and `pred_relevant_windows` ([[start, end, score], ...] in seconds, best first)
+            and/or `pred_saliency_scores` (one number per 2-second clip). The first row decides which tasks are scored.
+        ground_truth: Annotation rows with `qid`, `duration`, `relevant_windows`, `relevant_clip_ids`,
+            `saliency_scores`.
+        match_number: Require both to hold the same qids. False scores the shared ones.
+
+    Returns:
+        `brief`, `HL-min-Fair`, `HL-min-Good`, `HL-min-VeryGood`, `full`, `long`, `middle`, `short`, in percent rounded
+        to two decimals. None stands for a length range without any ground-truth window.
+
+    Raises:
+        ValueError: The input cannot be scored; the message names the qid and the repair (table above).
+
+    Example:
+        >>> truth = {"qid": 1, "duration": 10, "relevant_windows": [[0, 4]], "relevant_clip_ids": [0, 1],
+        ...          "saliency_scores": [[4, 3, 4], [2, 2, 1]]}
+        >>> row = {"qid": 1, "pred_relevant_windows": [[0.0, 5.0, 0.9]], "pred_saliency_scores": [0.9, 0.7, 0.1, 0, 0]}
+        >>> result = evaluate_submission([row], [truth])
+        >>> result["full"]["MR-R1"]["0.75"], result["brief"]["MR-full-mAP"], result["brief"]["MR-long-mAP"]
+        (100.0, 70.0, None)
+    """
+    per_query = evaluate_per_query(submission, ground_truth, match_number)
+    details: dict[str, Any] = {}
+    brief: dict[str, float | None] = {}
+    if "mr_ap" in per_query:
+        moments = _retrieval_result(per_query)
+        details |= moments
+        brief |= _retrieval_brief(moments)
+    if "hl_argmax" in per_query:
+        highlights = _highlight_result(per_query)
+        details |= highlights
+        brief |= {f"{name}-{key[3:]}": value for name, part in highlights.items() for key, value in part.items()}
+    return {"brief": brief, **dict(sorted(details.items()))}
+
+
+def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], match_number: bool = True) -> PerQuery:
+    """Score every query for itself; the means of these arrays are the numbers of `evaluate_submission`.
+
+    Args:
+        submission: As in `evaluate_submission`.
+        ground_truth: As in `evaluate_submission`.
+        match_number: As in `evaluate_submission`.
+
+    Returns:
+        Arrays over the Q queries in the order of the submission, fractions in [0, 1]:
+        `qid` (Q,);
+        for moments `mr_ap` (Q, 10) at IoU 0.5 ... 0.95, `r1_iou` (Q,) of the first listed window (its mean is mIoU),
+        `r1_gt_index` (Q,), and `short_mr_ap`, `short_r1_iou`, the same for `middle` and `long`, NaN for queries
+        without a ground-truth window of that length;
+        for highlights `hl_argmax` (Q,), `hl_ap_Fair` (Q, 3) per annotator, `hl_hit_Fair` (Q,), the same for `Good`
+        and `VeryGood`. The arrays of a task that the first row lacks are absent.
+
+    Raises:
+        ValueError: As in `evaluate_submission`.
+
+    Example:
+        >>> truth = [{"qid": 1, "relevant_windows": [[0, 4]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
+        >>> rows = [{"qid": 2, "pred_relevant_windows": [[0.0, 4.0, 0.9]]}, {"qid": 1, "pred_relevant_windows": []}]
+        >>> result = evaluate_per_query(rows, truth)
+        >>> result["qid"].tolist(), result["r1_iou"].tolist()
+        ([2, 1], [1.0, 0.0])
+    """
+    predicted = _rows.rows_by_qid(submission, "submission")
+    annotated = _rows.rows_by_qid(ground_truth, "ground truth")
+    qids = _rows.shared_qids(predicted, annotated, match_number)
+    first_row = predicted[qids[0]][0]
+    result: PerQuery = {"qid": _qid_array(qids)}
+    if "pred_relevant_windows" in first_row:
+        result |= _retrieval_per_query(qids, predicted, annotated)
+    if "pred_saliency_scores" in first_row:
+        result |= _highlight_per_query(qids, predicted, annotated)
+    return result
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Pick the columns of the papers' tables from an official result.
+
+    Args:
+        result: What `evaluate_submission` returned, or the same read from JSON.
+
+    Returns:
+        R1@0.5, R1@0.7, mAP, mAP@0.5, mAP@0.75, HL-mAP and HIT@1 (both VeryGood) in percent; None if not scored.
+
+    Example:
+        >>> headline({"brief": {"MR-full-mAP": 35.3, "HL-min-VeryGood-Hit1": 56.7}})["HIT@1"]
+        56.7
+    """
+    return {column: result["brief"].get(key) for column, key in HEADLINE_COLUMNS.items()}
+
+
+def _qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:
+    """Make an int64 array where possible, else keep the objects (numpy would turn [1, '1'] into strings)."""
+    if all(isinstance(qid, (int, np.integer)) and abs(int(qid)) < 2**63 for qid in qids):
+        return np.array(qids, dtype=np.int64)
+    array = np.empty(len(qids), dtype=object)
+    array[:] = qids
+    return array
+
+
+def _retrieval_per_query(qids: Sequence[Hashable], predicted: Groups, annotated: Groups) -> PerQuery:
+    """Score moments, in full and per length range."""
+    rows = [[_rows.predicted_windows(row) for row in predicted[qid]] for qid in qids]
+    truths = [[_rows.annotated_windows(row) for row in annotated[qid]] for qid in qids]
+    ap, iou, index = _score_moments(rows, truths)
+    result: PerQuery = {"mr_ap": ap, "r1_iou": iou, "r1_gt_index": index}
+    for name, range_seconds in retrieval.LENGTH_RANGES_SECONDS.items():
+        kept = [_in_range(group, range_seconds) for group in truths]
+        selected = [q for q, group in enumerate(kept) if group]
+        range_ap, range_iou = np.full_like(ap, np.nan), np.full_like(iou, np.nan)
+        if selected:
+            range_ap[selected], range_iou[selected], _ = _score_moments(
+                [rows[q] for q in selected], [kept[q] for q in selected]
+            )
+        result |= {f"{name}_mr_ap": range_ap, f"{name}_r1_iou": range_iou}
+    return result
+
+
+def _in_range(group: Sequence[NDArray[np.float64]], range_seconds: tuple[float, float]) -> list[NDArray[np.float64]]:
+    """Keep the windows of a length range and drop the rows that have none."""
+    parts = (retrieval.windows_in_range(windows, range_seconds) for windows in group)
+    return [part for part in parts if len(part)]
+
+
+def _score_moments(
+    rows: Sequence[Sequence[NDArray[np.float64]]], truths: Sequence[Sequence[NDArray[np.float64]]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Score groups of rows with one qid: AP over all of them, R1 on the last, as the official code does."""
+    ap = retrieval.average_precision([_join(group) for group in rows], [_join(group) for group in truths])
+    return ap, *retrieval.top_window_iou([group[-1] for group in rows], [group[-1] for group in truths])
+
+
+def _join(group: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Concatenate, without a copy in the usual case of one row per qid."""
+    return group[0] if len(group) == 1 else np.concatenate(group)
+
+
+def _highlight_per_query(qids: Sequence[Hashable], predicted: Groups, annotated: Groups) -> PerQuery:
+    """Score highlights on the last row of each qid."""
+    scores = [_rows.predicted_saliency(predicted[qid][-1]) for qid in qids]
+    ratings = [_rows.annotated_ratings(annotated[qid][-1]) for qid in qids]
+    minimum = np.array(list(highlight.MIN_RATINGS.values()))
+    for qid, values, clips in zip(qids, scores, ratings, strict=True):
+        if not np.isfinite(values).all() and _decides(values[: len(clips)], clips, minimum):
+            raise ValueError(
+                f"qid {qid}: pred_saliency_scores holds NaN or infinity at clip "
+                f"{int(np.flatnonzero(~np.isfinite(values))[0])}; expected finite numbers; check the model's logits "
+                "(float16 overflows at 65504)"
+            )
+    ap = highlight.highlight_average_precision(scores, ratings, minimum)
+    hits = highlight.highlight_hits(scores, ratings, minimum)
+    result: PerQuery = {"hl_argmax": highlight.top_clip(scores)}
+    for m, name in enumerate(highlight.MIN_RATINGS):
+        result |= {f"hl_ap_{name}": np.ascontiguousarray(ap[:, m]), f"hl_hit_{name}": hits[:, m]}
+    return result
+
+
+def _decides(values: NDArray[np.float64], clips: NDArray[np.float64], minimum: NDArray[np.int64]) -> bool:
+    """Tell whether non-finite values inside the video meet labels of both kinds, that is, a ranking."""
+    positive = clips[:, :, None] >= minimum
+    mixed = positive.any(axis=0) & ~positive.all(axis=0)
+    return bool(mixed.any() and not np.isfinite(values).all())
+
+
+def _retrieval_result(per_query: PerQuery) -> dict[str, Any]:
+    """Average moments into the official nesting."""
+    result = {"full": _range_result(per_query["mr_ap"], per_query["r1_iou"])}
+    for name in retrieval.LENGTH_RANGES_SECONDS:
+        inside = ~np.isnan(per_query[f"{name}_mr_ap"][:, 0])
+        result[name] = _range_result(per_query[f"{name}_mr_ap"][inside], per_query[f"{name}_r1_iou"][inside])
+    return result
+
+
+def _range_result(ap: NDArray[np.float64], iou: NDArray[np.float64]) -> dict[str, Any]:
+    """Average one length range; None everywhere if it has no query."""
+    names = [str(threshold) for threshold in retrieval.IOU_THRESHOLDS]
+    if not len(ap):
+        return {"MR-mAP": dict.fromkeys([*names, "average"]), "MR-R1": dict.fromkeys(names)}
+    mean_ap = ap.mean(axis=0)
+    hits = (iou[:, None] >= np.array(retrieval.IOU_THRESHOLDS)).mean(axis=0)
+    return {
+        "MR-mAP": {
+            **{name: _percent(value) for name, value in zip(names, mean_ap, strict=True)},
+            "average": _percent(mean_ap.mean()),
+        },
+        "MR-R1": {name: _percent(value) for name, value in zip(names, hits, strict=True)},
+    }
+
+
+def _retrieval_brief(moments: Mapping[str, Any]) -> dict[str, float | None]:
+    """Pick the official brief keys, in their order."""
+    mean_ap, hits = moments["full"]["MR-mAP"], moments["full"]["MR-R1"]
+    return {
+        "MR-full-R1@0.5": hits["0.5"],
+        "MR-full-R1@0.7": hits["0.7"],
+        "MR-full-mAP": mean_ap["average"],
+        "MR-full-mAP@0.5": mean_ap["0.5"],
+        "MR-full-mAP@0.75": mean_ap["0.75"],
+        **{f"MR-{name}-mAP": moments[name]["MR-mAP"]["average"] for name in ("long", "middle", "short")},
+    }
+
+
+def _highlight_result(per_query: PerQuery) -> dict[str, Any]:
+    """Average highlights into the official nesting."""
+    return {
+        f"HL-min-{name}": {
+            "HL-mAP": _percent(per_query[f"hl_ap_{name}"].mean()),
+            "HL-Hit1": _percent(per_query[f"hl_hit_{name}"].mean()),
+        }
+        for name in highlight.MIN_RATINGS
+    }
+
+
+def _percent(fraction: float) -> float:
+    """Round the official way: through the printed number."""
+    return float(f"{100 * fraction:.2f}")
