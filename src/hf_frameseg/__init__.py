@@ -31,6 +31,7 @@ _MODULE_OF = {
     "LOSSES": "losses",
     "PAPER_WEIGHTS": "losses",
     "PAPER_WEIGHTS_START": "losses",
+    "PAPER_POS_WEIGHT": "losses",
     "BinaryCrossEntropyLoss": "losses",
     "TverskyLoss": "losses",
     "GeneralizedDiceLoss": "losses",
@@ -63,6 +64,8 @@ _MODULE_OF = {
     "write_dataset": "data.synthetic",
     # metrics
     "evaluate_submission": "metrics",
+    "evaluate_per_query": "metrics",
+    "headline": "metrics",
     # models
     "XGenMMConfig": "models.xgenmm",
     "XGenMMForConditionalGeneration": "models.xgenmm",
@@ -71,10 +74,18 @@ _MODULE_OF = {
     # figures
     "qualitative_figure": "visualization",
     "training_curves_figure": "visualization",
+    "comparison_figure": "visualization",
     # training and inference
     "SegmentationSeq2SeqTrainer": "trainer",
     "SegmentationSeq2SeqTrainingArguments": "training_args",
+    "MomentRetrievalMetrics": "evaluation",
+    "shuffle_queries": "evaluation",
+    "with_blank_frames": "evaluation",
+    "write_submission": "evaluation",
     "MomentRetriever": "inference",
+    "FrameSegmentationConfig": "config",
+    "TINY_BASE": "config",
+    "TINY_MODEL": "config",
 }
 
 

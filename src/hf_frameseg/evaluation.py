@@ -1,0 +1,158 @@
+"""From gathered decodes to official scores, and the controls that a score is compared with.
+
+Teacher-forced losses do not show that a model looks at the video: copying the previous digit is right nine times out of
+ten. So every table has rows that cannot look: blank frames, the query of another video, the whole video as one moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_frameseg.decoding.proposals import to_prediction
+from hf_frameseg.metrics import evaluate_submission, headline
+from hf_frameseg.moments import FrameGrid, FramePrediction, Moment, num_clips
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import EvalPrediction
+
+GROUND_TRUTH_COLUMNS = ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores")
+
+
+class MomentRetrievalMetrics:
+    """Score the decodes of a split; the `compute_metrics` of the trainer.
+
+    Args:
+        rows: The split, a data set or rows with the columns of `data/qvhighlights.py`.
+        max_moments: As in `decoding.rank_runs`.
+        empty: As in `decoding.rank_runs`.
+
+    Raises:
+        ValueError: From `predictions`, when decodes and rows do not hold the same queries.
+    """
+
+    def __init__(self, rows: Dataset | Sequence[Mapping[str, Any]], max_moments: int = 10, empty: str = "best_frame") -> None:
+        # Only the small columns: a pass over the frames of a large split would take minutes.
+        columns = [*GROUND_TRUTH_COLUMNS, "duration_seconds"]
+        rows = rows.select_columns(columns) if hasattr(rows, "select_columns") else rows
+        self.rows = {int(row["qid"]): {name: row[name] for name in columns} for row in rows}
+        self.options = {"max_moments": max_moments, "empty": empty}
+
+    @property
+    def ground_truth(self) -> list[dict[str, Any]]:
+        """Return the annotation lines, as the official evaluator reads them."""
+        return [
+            {name: row[name] for name in GROUND_TRUTH_COLUMNS} | {"duration": row["duration_seconds"]}
+            for row in self.rows.values()
+        ]
+
+    def predictions(self, masks: np.ndarray, frame_logits: np.ndarray, qids: np.ndarray) -> list[FramePrediction]:
+        """Return one prediction per query, in the order of the rows whatever the order of the decodes.
+
+        Args:
+            masks: (N, F) decoded digits, below 0 behind the frames of a row that has fewer than F.
+            frame_logits: (N, F, 2) scores of `0` and `1`.
+            qids: (N,) query ids.
+        """
+        order = {int(qid): index for index, qid in enumerate(qids)}
+        if len(order) != len(qids) or order.keys() != self.rows.keys():
+            raise ValueError(
+                f"expected one decode for each of {len(self.rows)} queries, got {len(qids)} for {len(order)} queries; "
+                "evaluate the same split that the metrics were made for."
+            )
+        found = []
+        for qid, row in self.rows.items():
+            index = order[qid]
+            real = masks[index] >= 0  # batches of other numbers of frames are gathered with -100 at the end
+            prediction = to_prediction(
+                masks[index][real] == 1,
+                frame_logits[index][real],
+                FrameGrid(row["duration_seconds"], int(real.sum())),
+                query=row["query"],
+                qid=qid,
+                vid=row["vid"],
+                **self.options,
+            )
+            found.append(prediction)
+        return found
+
+    def score(self, predictions: Sequence[FramePrediction]) -> dict[str, Any]:
+        """Return the official nested dictionary."""
+        return evaluate_submission([prediction.to_submission() for prediction in predictions], self.ground_truth)
+
+    def whole_video(self) -> list[FramePrediction]:
+        """Return the control that answers every query with the whole video and constant saliency."""
+        found = []
+        for qid, row in self.rows.items():
+            duration = float(row["duration_seconds"])
+            found.append(
+                FramePrediction(
+                    grid=FrameGrid(duration, 1),
+                    mask=np.ones(1, dtype=bool),
+                    probs=np.ones(1),
+                    moments=(Moment(0.0, duration),),
+                    saliency=np.ones(num_clips(duration)),
+                    query=row["query"],
+                    qid=qid,
+                    vid=row["vid"],
+                )
+            )
+        return found
+
+    def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
+        """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""
+        result = headline(self.score(self.predictions(*decoded.predictions)))
+        return {name: value for name, value in result.items() if value is not None}
+
+
+def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:
+    """Write an official submission file (JSON lines)."""
+    lines = (json.dumps(prediction.to_submission()) + "\n" for prediction in predictions)
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> Callable[[list[dict]], dict]:
+    """Return a collator whose frames are all the mean colour: what the text alone can answer.
+
+    Args:
+        collator: The evaluation collator.
+
+    Raises:
+        KeyError: From the returned collator, when the processor gives no `pixel_values`.
+    """
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = collator(rows)
+        return batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
+
+    return collate
+
+
+def shuffle_queries(dataset: Dataset, seed: int = 0) -> Dataset:
+    """Return the split with every query replaced by a text that is not asked of its video; the annotations stay.
+
+    Args:
+        dataset: The split.
+        seed: Seed of the exchange.
+
+    Raises:
+        ValueError: When a row finds no such text in another video.
+    """
+    rng = np.random.default_rng(seed)
+    queries, vids = list(dataset["query"]), list(dataset["vid"])
+    asked: dict[str, set[str]] = {}
+    for query, vid in zip(queries, vids, strict=True):
+        asked.setdefault(vid, set()).add(query)
+    shuffled = []
+    for query, vid in zip(queries, vids, strict=True):
+        other = next((int(i) for i in rng.permutation(len(queries)) if queries[i] not in asked[vid]), None)
+        if other is None:
+            raise ValueError(f"cannot shuffle queries: no other video has another query than {query!r}.")
+        shuffled.append(queries[other])
+    return dataset.remove_columns("query").add_column("query", shuffled)

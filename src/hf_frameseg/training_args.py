@@ -1,0 +1,118 @@
+"""Arguments of `SegmentationSeq2SeqTrainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transformers import Seq2SeqTrainingArguments
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hf_frameseg.losses import LossWeightSchedule
+
+
+@dataclass
+class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
+    r"""Add the joint objective to the arguments of `transformers.Seq2SeqTrainingArguments`.
+
+    Overridden defaults: `remove_unused_columns=False` (the collator needs the raw columns), `predict_with_generate=True`
+    (evaluation decodes), `generation_num_beams=2` (paper, table II).
+
+    Args:
+        loss_weights: Weights of the parts, `lm` and the names in `hf_frameseg.losses.LOSSES`; a name that is left out
+            weighs 0; on the command line as JSON. Default: the paper's, .2 for `lm` and .2667 for each of `bce`,
+            `tversky`, `generalized_dice`.
+        loss_weights_start: Weights at the first step, from which they move linearly. None: `loss_weights` from the
+            first step on, which is the package's default because a model trained with `lm` alone first learns to copy
+            the previous digit. The paper's: `{"lm": 1}`.
+        loss_warmup_steps: Optimiser steps of that move; below 1 it is a share of all steps (the paper: 6 of 11 epochs).
+        loss_options: Settings of the segmentation losses by name, e.g. `{"tversky": {"alpha": 0.3, "beta": 0.7}}`.
+
+    Raises:
+        ValueError: On unknown names, negative weights, or options that the trainer cannot honour.
+    """
+
+    _VALID_DICT_FIELDS = [
+        *Seq2SeqTrainingArguments._VALID_DICT_FIELDS,
+        "loss_weights",
+        "loss_weights_start",
+        "loss_options",
+    ]
+
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop columns the model does not take; must stay off: the collator reads them."}
+    )
+    predict_with_generate: bool = field(
+        default=True, metadata={"help": "Decode masks at evaluation; off: evaluation computes the loss only."}
+    )
+    generation_num_beams: int | None = field(default=2, metadata={"help": "Beams of the evaluation decode (paper: 2)."})
+    loss_weights: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "JSON, final weight of each loss part; default: the paper's .2 / .2667 x 3."}
+    )
+    loss_weights_start: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "JSON, weights at the first step; default: loss_weights from the start."}
+    )
+    loss_warmup_steps: float = field(
+        default=0.0, metadata={"help": "Optimiser steps from start to final weights; below 1: share of all steps."}
+    )
+    loss_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'JSON, settings of the losses, e.g. {"bce": {"pos_weight": 2.36}}.'}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what only this class knows."""
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be False: the collator reads frames, query and windows of a row.")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not supported: use soft targets (graded_targets) instead.")
+        if self.loss_warmup_steps < 0:
+            raise ValueError(f"loss_warmup_steps must be >= 0, got {self.loss_warmup_steps}.")
+        if self.loss_warmup_steps and self.loss_weights_start is None:
+            raise ValueError('loss_warmup_steps needs the weights it starts from: set loss_weights_start, e.g. {"lm": 1}.')
+        self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
+        self.frame_losses()  # raises on unknown names and settings
+
+    def loss_schedule(self, max_steps: int) -> LossWeightSchedule:
+        """Return the weights over a training of `max_steps` optimiser steps."""
+        from hf_frameseg.losses import PAPER_WEIGHTS, LossWeightSchedule
+
+        end = _numbers("loss_weights", PAPER_WEIGHTS if self.loss_weights is None else self.loss_weights)
+        if self.loss_weights_start is None:
+            return LossWeightSchedule(start=end, end=end, warmup_steps=0, kind="constant")
+        steps = self.loss_warmup_steps
+        return LossWeightSchedule(
+            start=_numbers("loss_weights_start", self.loss_weights_start),
+            end=end,
+            warmup_steps=round(steps * max_steps) if steps < 1 else round(steps),
+        )
+
+    def frame_losses(self) -> dict[str, nn.Module]:
+        """Return the segmentation losses that ever weigh anything, with their settings, by name."""
+        from hf_frameseg.losses import LOSSES
+
+        options = self.loss_options or {}
+        if not isinstance(options, dict) or not all(isinstance(settings, dict) for settings in options.values()):
+            raise ValueError(f'loss_options must be a JSON object such as {{"bce": {{"pos_weight": 2}}}}, got {options!r}.')
+        if unknown := [name for name in options if name not in LOSSES]:
+            raise ValueError(f"unknown loss in loss_options: {', '.join(unknown)}; known are {', '.join(LOSSES)}.")
+        weighted = self.loss_schedule(max_steps=1).at(0)
+        losses = {}
+        for name, loss in LOSSES.items():
+            try:
+                losses[name] = loss(**options.get(name, {}))
+            except TypeError as error:
+                raise ValueError(f"loss_options for {name!r}: {error}.") from None
+        return {name: loss for name, loss in losses.items() if name in weighted}
+
+
+def _numbers(name: str, weights: dict[str, Any] | str) -> dict[str, float]:
+    """Return the weights as floats, `lm` always among them; JSON from the command line arrives here as a dict."""
+    if not isinstance(weights, dict):
+        raise ValueError(f'{name} must be a JSON object such as {{"lm": 0.2, "bce": 0.8}}, got {weights!r}.')
+    try:
+        return {"lm": 0.0} | {key: float(value) for key, value in weights.items()}
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold one number per loss, got {weights!r}.") from None
