@@ -38,6 +38,9 @@ NUM_ANNOTATORS = 3
 RADIUS_RANGE = (0.13, 0.35)  # of the picture's side, at visibility 0 and 1
 OPACITY_RANGE = (0.45, 1.0)
 NOISE_LEVELS = 18.0  # standard deviation of the pixel noise, in grey levels
+# The same bytes every time: without the last option, x264's vectorised rate control differs from run to run (and from
+# processor to processor), by a few bytes in one file of four.
+ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
 MANIFEST = "synthetic.json"
 SPLITS = ("train", "val", "test")
 
@@ -267,10 +270,10 @@ def write_video(path: Path, video: SyntheticVideo, size: int, fps: int, rng: np.
     unfinished = path.with_name(f".{path.name}.part")
     times = (np.arange(video.duration_seconds * fps) + 0.5) / fps
     with av.open(str(unfinished), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20"})
+        stream = container.add_stream("libx264", rate=fps, options=ENCODER_OPTIONS)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        stream.codec_context.thread_count = 1
         for picture in video.render(times, size, rng):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())

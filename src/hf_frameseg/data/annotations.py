@@ -1,0 +1,197 @@
+"""A QVHighlights-shaped folder: the annotation files and the videos beside them.
+
+    data_dir/
+      highlight_train_release.jsonl   highlight_val_release.jsonl   highlight_test_release.jsonl
+      videos/<vid>.mp4                (.mkv .webm .avi .mov)
+
+The public test labels come as `highlight_test_with_gt.jsonl`, which is preferred over the file without labels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_frameseg.moments import CLIP_SECONDS, moments_from_windows
+
+ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
+    "train": ("highlight_train_release.jsonl",),
+    "val": ("highlight_val_release.jsonl",),
+    "test": ("highlight_test_with_gt.jsonl", "highlight_test_release.jsonl"),
+}
+"""File names of each split, the preferred one first."""
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+"""Accepted video files; of several files for one vid the first suffix in this order counts."""
+
+QUERY_FIELDS = ("qid", "query", "duration", "vid")
+LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
+
+NUM_ANNOTATORS = 3
+MAX_SALIENCY_SCORE = 4
+
+
+class AnnotationError(ValueError):
+    """Say in one line, with file and line number, what is wrong with an annotation."""
+
+
+def read_annotations(path: str | Path, require_labels: bool = True) -> list[dict[str, Any]]:
+    """Read a QVHighlights annotation file and check every line.
+
+    Args:
+        path: A JSON-lines file with the official fields: `qid`, `query`, `duration` (seconds), `vid`, and the labels
+            `relevant_windows` (`[[start, end], ...]` in seconds), `relevant_clip_ids` (2-second clips) and
+            `saliency_scores` (three annotators, 0 to 4, for each relevant clip).
+        require_labels: Whether a line without labels is an error; if not, its labels are empty lists.
+
+    Returns:
+        One dict per line, in file order, with exactly the seven official fields.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AnnotationError: If the file is empty or a line is wrong; the message starts with `file:line`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotation file at {path}; check the path")
+    rows: list[dict[str, Any]] = []
+    seen: dict[int, int] = {}
+    durations: dict[str, float] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _parse_line(line, require_labels)
+            if row["qid"] in seen:
+                raise ValueError(f"qid {row['qid']} is also on line {seen[row['qid']]}; every query needs its own qid")
+            if durations.setdefault(row["vid"], row["duration"]) != row["duration"]:
+                raise ValueError(
+                    f"vid {row['vid']} lasts {row['duration']:g} s here and {durations[row['vid']]:g} s on an earlier "
+                    "line; correct one of them"
+                )
+        except ValueError as error:
+            raise AnnotationError(f"{path.name}:{number}: {error}") from None
+        seen[row["qid"]] = number
+        rows.append(row)
+    if not rows:
+        raise AnnotationError(f"{path.name}: expected one JSON object per line, got an empty file; download it again")
+    return rows
+
+
+def find_annotations(data_dir: str | Path, split: str) -> Path:
+    """Return the annotation file of a split.
+
+    Args:
+        data_dir: The folder.
+        split: "train", "val" or "test".
+
+    Returns:
+        Path of an existing file.
+
+    Raises:
+        ValueError: If there is no such split.
+        FileNotFoundError: If the folder or the file does not exist.
+    """
+    if split not in ANNOTATION_FILES:
+        raise ValueError(f"expected split to be one of {list(ANNOTATION_FILES)}, got {split!r}")
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such data folder: {folder}; pass the folder that holds the annotation files")
+    for name in ANNOTATION_FILES[split]:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"no annotations for {split} in {folder}; expected {' or '.join(ANNOTATION_FILES[split])}")
+
+
+def find_videos(video_dir: str | Path) -> dict[str, Path]:
+    """List the videos of a folder by vid, i.e. by file name without suffix.
+
+    Looking a vid up in this listing, instead of joining it to a path, keeps a vid like `../x` inside the folder.
+
+    Args:
+        video_dir: The folder; its subfolders are not searched.
+
+    Returns:
+        vid -> file.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+    """
+    folder = Path(video_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no video folder at {folder}; put the videos there as <vid>{VIDEO_SUFFIXES[0]}")
+    rank = {suffix: order for order, suffix in enumerate(VIDEO_SUFFIXES)}
+    files = [path for path in folder.iterdir() if path.suffix.lower() in rank]
+    files.sort(key=lambda path: (rank[path.suffix.lower()], path.name), reverse=True)
+    return {path.stem: path for path in files}  # the preferred suffix comes last and wins
+
+
+def _parse_line(line: bytes, require_labels: bool) -> dict[str, Any]:
+    """Return one checked annotation."""
+    try:
+        raw = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error)[:120]}); expected one object per line") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"expected a JSON object with qid, query, duration and vid, got {type(raw).__name__}")
+    labelled = require_labels or any(name in raw for name in LABEL_FIELDS)
+    missing = [name for name in (*QUERY_FIELDS, *(LABEL_FIELDS if labelled else ())) if name not in raw]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}; every line needs all of them")
+    _check_query(raw)
+    if labelled:
+        _check_labels(raw)
+    return {name: raw.get(name, []) for name in (*QUERY_FIELDS, *LABEL_FIELDS)}
+
+
+def _check_query(raw: Mapping[str, Any]) -> None:
+    """Check the fields that describe the query and its video."""
+    qid, duration = raw["qid"], raw["duration"]
+    if type(qid) is not int or not -(2**63) <= qid < 2**63:
+        raise ValueError(f"expected qid to be a 64-bit integer, got {qid!r:.80}")
+    for name in ("query", "vid"):
+        if not isinstance(raw[name], str) or not raw[name].strip():
+            raise ValueError(f"expected {name} to be a non-empty text, got {raw[name]!r:.80}")
+    if not _is_number(duration) or not duration > 0:
+        raise ValueError(f"expected duration to be a number of seconds above 0, got {duration!r:.80}")
+
+
+def _check_labels(raw: Mapping[str, Any]) -> None:
+    """Check windows, clip ids and saliency scores against the duration and each other."""
+    for name in LABEL_FIELDS:
+        if not isinstance(raw[name], list):
+            raise ValueError(f"expected {name} to be a list, got {raw[name]!r:.80}")
+    moments_from_windows(raw["relevant_windows"], raw["duration"])
+    clip_ids, scores = raw["relevant_clip_ids"], raw["saliency_scores"]
+    for clip_id in clip_ids:
+        if type(clip_id) is not int or not 0 <= clip_id * CLIP_SECONDS < raw["duration"]:
+            raise ValueError(f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {raw['duration']:g} s video")
+    if len(scores) != len(clip_ids):
+        raise ValueError(f"expected one saliency entry per relevant clip ({len(clip_ids)}), got {len(scores)}")
+    for entry in scores:
+        if not _are_ratings(entry):
+            raise ValueError(
+                f"expected {NUM_ANNOTATORS} saliency scores from 0 to {MAX_SALIENCY_SCORE}, got {entry!r:.80}"
+            )
+
+
+def _are_ratings(entry: Sequence[Any] | Any) -> bool:
+    """Tell whether a value is one integer rating per annotator."""
+    return (
+        isinstance(entry, list)
+        and len(entry) == NUM_ANNOTATORS
+        and all(type(score) is int and 0 <= score <= MAX_SALIENCY_SCORE for score in entry)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a finite number (`true` is none, and Python's JSON reads NaN)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

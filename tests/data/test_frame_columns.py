@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_frameseg.data.frame_columns import check_frame_format, check_num_frames, encode_frames, row_frames
+
+
+@pytest.fixture
+def frames():
+    """Smooth pictures, one level apart from window to window and far apart from variant to variant."""
+    window, variant = np.meshgrid(np.arange(4), np.arange(3), indexing="ij")
+    levels = (10 + 4 * window + 80 * variant).astype(np.uint8)
+    return np.broadcast_to(levels[:, :, None, None, None], (4, 3, 8, 6, 3)).copy()
+
+
+def test_raw_gives_back_the_chosen_variants_exactly():
+    frames = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 6, 3), dtype=np.uint8)
+    row = encode_frames(frames, "raw")
+    assert isinstance(row["frames"], bytes)
+    assert row["frame_shape"] == [4, 3, 8, 6, 3]
+    np.testing.assert_array_equal(row_frames(row, [2, 0, 1, 2]), frames[[0, 1, 2, 3], [2, 0, 1, 2]])
+    np.testing.assert_array_equal(row_frames(row), frames[:, 1])
+
+
+def test_jpeg_gives_back_the_chosen_variants_closely(frames):
+    row = encode_frames(frames, "jpeg")
+    assert len(row["frames"]) == 12
+    assert row["frame_shape"] == [4, 3, 8, 6, 3]
+    pictures = row_frames(row, np.array([2, 0, 1, 2]))
+    assert pictures.dtype == np.uint8
+    np.testing.assert_allclose(pictures.astype(int), frames[[0, 1, 2, 3], [2, 0, 1, 2]], atol=1)
+    np.testing.assert_allclose(row_frames(row).astype(int), frames[:, 1], atol=1)
+
+
+def test_jpegs_are_standard_files_of_quality_95(frames):
+    image = Image.open(io.BytesIO(encode_frames(frames, "jpeg")["frames"][0]["bytes"]))
+    assert (image.format, image.size, image.mode) == ("JPEG", (6, 8), "RGB")
+    # Quality 95 keeps the lowest frequency in steps of 2 (0.1 of the standard table's 16, rounded).
+    assert image.quantization[0][0] == 2
+
+
+@pytest.mark.parametrize("frame_format", ["raw", "jpeg"])
+def test_the_result_can_be_written_to_without_changing_the_row(frames, frame_format):
+    row = encode_frames(frames, frame_format)
+    first = row_frames(row)
+    first[:] = 0
+    assert row_frames(row).max() > 0
+
+
+@pytest.mark.parametrize("variants", [[0, 1], [0, 1, 2, 3], [0, 0, 0, -1], [[0, 0, 0, 0]]])
+def test_wrong_variants_are_refused(frames, variants):
+    with pytest.raises(ValueError, match="one variant from 0 to 2 for each of the 4 frames"):
+        row_frames(encode_frames(frames, "raw"), variants)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 6, 3), (4, 3, 8, 6, 1)])
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="uint8 frames of shape"):
+        encode_frames(np.zeros(shape, np.uint8), "raw")
+
+
+def test_wrong_types_and_formats_are_refused(frames):
+    with pytest.raises(ValueError, match="got float64"):
+        encode_frames(frames.astype(float), "raw")
+    with pytest.raises(ValueError, match=r"frame_format to be one of \['jpeg', 'raw'\], got 'png'"):
+        encode_frames(frames, "png")
+    with pytest.raises(ValueError, match="frame_format"):
+        check_frame_format("RAW")
+
+
+def test_another_number_of_frames_is_refused():
+    rows = [{"frame_shape": [25, 3, 8, 8, 3]}, {"frame_shape": [10, 3, 8, 8, 3]}]
+    check_num_frames(rows[:1], 25)
+    with pytest.raises(ValueError, match=r"expected 25 frames per video, the prepared data has 10; .*num_frames=25"):
+        check_num_frames(rows, 25)

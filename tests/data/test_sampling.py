@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_frameseg.data.sampling import MIDDLE_VARIANT, TIME_TOLERANCE_SECONDS, VARIANTS, select_frames
+from hf_frameseg.moments import FrameGrid
+
+
+def by_hand(times: list[float], grid: FrameGrid, offset: int) -> list[list[int]]:
+    """Spell the rule out, one window at a time."""
+    chosen = []
+    for center, (start, end) in zip(grid.centers_seconds, grid.windows_seconds, strict=True):
+        middle = max((i for i, time in enumerate(times) if time <= center + TIME_TOLERANCE_SECONDS), default=0)
+        own = [i for i, t in enumerate(times) if start - TIME_TOLERANCE_SECONDS <= t < end - TIME_TOLERANCE_SECONDS]
+        own.append(middle)
+        chosen.append([max(middle - offset, min(own)), middle, min(middle + offset, max(own))])
+    return chosen
+
+
+def test_constant_rate_takes_the_frame_at_the_window_centre_and_three_to_either_side():
+    chosen = select_frames(np.arange(4500) / 30, FrameGrid(150, 25))
+    assert chosen.shape == (25, 3)
+    assert chosen.dtype == np.int64
+    assert chosen[0].tolist() == [87, 90, 93]  # 3 s at 30 frames per second
+    assert chosen[-1].tolist() == [4407, 4410, 4413]
+    assert VARIANTS[MIDDLE_VARIANT] == "middle"
+
+
+def test_ntsc_rate_differs_from_index_times_rounded_rate():
+    times = np.arange(4496) * 1001 / 30000  # 29.97 frames per second, 150 s
+    middle = select_frames(times, FrameGrid(150, 25))[:, 1]
+    assert middle[0] == 89  # frame 90 starts at 3.003 s: after the centre
+    assert middle[-1] == 4405  # index 147 s * 30 = 4410 would be 0.15 s late
+
+
+def test_variable_rate_by_hand():
+    times = [0.0, 0.1, 0.2, 0.3, 4.5, 5.5, 5.6, 5.7, 5.8, 5.9]
+    # Windows [0, 3) and [3, 6), centres 1.5 and 4.5.
+    assert select_frames(times, FrameGrid(6, 2), 2).tolist() == [[1, 3, 3], [4, 4, 6]]
+
+
+def test_a_frame_that_starts_a_rounding_error_late_counts_and_a_real_delay_does_not():
+    assert select_frames([0.0, 1.0004], FrameGrid(2, 1))[0, 1] == 1
+    assert select_frames([0.0, 1.01], FrameGrid(2, 1))[0, 1] == 0
+
+
+def test_fewer_frames_than_windows_repeat_the_frame_on_display():
+    assert select_frames([0.0, 2.0], FrameGrid(4, 8)).tolist() == [[0, 0, 0]] * 4 + [[1, 1, 1]] * 4
+
+
+def test_windows_after_the_last_frame_show_the_last_frame():
+    chosen = select_frames(np.arange(10) / 10, FrameGrid(4, 4))
+    assert chosen[1:].tolist() == [[9, 9, 9]] * 3
+
+
+def test_a_video_whose_first_frame_comes_after_the_first_centre_uses_that_frame():
+    assert select_frames([3.0, 3.5], FrameGrid(4, 4))[0].tolist() == [0, 0, 0]
+
+
+def test_zero_offset_gives_three_equal_variants():
+    chosen = select_frames(np.arange(100) / 10, FrameGrid(10, 5), 0)
+    assert (chosen == chosen[:, 1:2]).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    gaps=st.lists(st.floats(0, 3, allow_nan=False), min_size=1, max_size=40),
+    duration=st.floats(0.5, 60),
+    num_frames=st.integers(1, 30),
+    offset=st.integers(0, 6),
+)
+def test_equals_the_rule_spelt_out(gaps, duration, num_frames, offset):
+    times = np.cumsum([0.0, *gaps[1:]])
+    grid = FrameGrid(duration, num_frames)
+    assert select_frames(times, grid, offset).tolist() == by_hand(times.tolist(), grid, offset)
+
+
+@pytest.mark.parametrize("times", [[], [[0.0]], [0.0, np.nan], [1.0, 0.5]])
+def test_bad_times_are_refused(times):
+    with pytest.raises(ValueError, match="presentation times"):
+        select_frames(times, FrameGrid(1, 1))
+
+
+@pytest.mark.parametrize("offset", [-1, 1.5])
+def test_bad_offset_is_refused(offset):
+    with pytest.raises(ValueError, match="variant_offset_frames"):
+        select_frames([0.0], FrameGrid(1, 1), offset)
