@@ -1,0 +1,224 @@
+"""Inference: a video file and a query in, moments and saliency out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
+from hf_frameseg.data.encoding import encode_prompts
+from hf_frameseg.data.prompts import PromptTemplate, get_prompt
+from hf_frameseg.data.sampling import MIDDLE_VARIANT
+from hf_frameseg.data.video import VideoFrames, read_frames
+from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.decoding.proposals import to_prediction
+from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.moments import FrameGrid, FramePrediction
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+class MomentRetriever:
+    """Find the moments of a video that match a sentence.
+
+    Args:
+        model: Any image-text-to-text model of transformers, trained with this package. It stays in its own mode, device
+            and dtype; predictions are made in evaluation mode.
+        processor: Its processor.
+        config: How the model was trained to be asked; None takes the defaults, which are the paper's.
+        reader: Video reader, see `data.video.read_frames`; "auto" tries all.
+        batch_size: Queries decoded at a time.
+        **changes: Fields of `FrameSegmentationConfig` to set differently from `config`.
+
+    Raises:
+        ValueError: If a setting is out of range, or the tokenizer merges digits.
+
+    Example:
+        Several queries about one video, read once::
+
+            retriever = MomentRetriever.from_pretrained("runs/demo")
+            frames = retriever.read("video.mp4")
+            for prediction in retriever.predict(frames, ["a red circle", "a blue square"]):
+                print(prediction.query, prediction.moments)
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        config: FrameSegmentationConfig | None = None,
+        *,
+        reader: str = "auto",
+        batch_size: int = 8,
+        **changes: Any,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+        if isinstance(changes.get("prompt"), PromptTemplate):
+            changes["prompt"] = changes["prompt"].to_dict()
+        self.model = model
+        self.processor = processor
+        self.config = replace(config or FrameSegmentationConfig(), **changes)
+        self.reader = reader
+        self.batch_size = batch_size
+        self.prompt = get_prompt(self.config.prompt)
+        self.labels = BinaryLabels.from_tokenizer(processor.tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> MomentRetriever:
+        """Load a model folder: model, processor and `frameseg_config.json`.
+
+        Args:
+            path: Folder written by `save_pretrained` or by the training script; None takes the tiny model of the package,
+                which knows the synthetic videos of `frameseg synth` and needs no network.
+            device: Where the model goes; None leaves it where it is loaded (the CPU, without a `device_map`).
+            model_kwargs: Arguments of the model's `from_pretrained`, such as `dtype`.
+            **kwargs: Arguments of the constructor, such as `num_beams`.
+
+        Returns:
+            The retriever.
+
+        Raises:
+            FileNotFoundError: If the folder has no `frameseg_config.json`.
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
+
+        path = TINY_MODEL if path is None else path
+        config = FrameSegmentationConfig.load(path)  # first: the Auto classes take a missing folder for a Hub name
+        model = AutoModelForImageTextToText.from_pretrained(path, **(model_kwargs or {}))
+        processor = AutoProcessor.from_pretrained(path)
+        return cls(model if device is None else model.to(device), processor, config, **kwargs)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model, the processor and `frameseg_config.json` into one folder.
+
+        Args:
+            path: The folder; made when it does not exist.
+        """
+        self.model.save_pretrained(path)
+        self.processor.save_pretrained(path)
+        self.config.save(path)
+
+    def __call__(self, video_path: str | Path, query: str, *, num_beams: int | None = None) -> FramePrediction:
+        """Answer one query about one video file.
+
+        Args:
+            video_path: Any video file.
+            query: The sentence to look for.
+            num_beams: Beams of this decoding; None takes the configured number.
+
+        Returns:
+            Moments, mask, probabilities and saliency; `vid` is the file's name without its ending.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            VideoReadError: If the file cannot be read.
+            ValueError: If the query is blank.
+        """
+        return self.predict(self.read(video_path), [query], vid=Path(video_path).stem, num_beams=num_beams)[0]
+
+    def read(self, video_path: str | Path, grid: FrameGrid | None = None) -> VideoFrames:
+        """Read the frames the model looks at; use them for several queries and for pictures.
+
+        Args:
+            video_path: Any video file.
+            grid: The frame windows when the duration is known (from annotations); None takes the file's own.
+
+        Returns:
+            The frames (F, 3, H, W, 3) with their times; the model sees the middle ones, `frames[:, 1]`.
+        """
+        return read_frames(
+            video_path,
+            grid,
+            num_frames=self.config.num_frames,
+            frame_size=self.config.frame_size,
+            reader=self.reader,
+        )
+
+    def predict(
+        self, frames: VideoFrames, queries: Sequence[str], *, vid: str | None = None, num_beams: int | None = None
+    ) -> list[FramePrediction]:
+        """Answer queries about one video.
+
+        Args:
+            frames: The video, from `read`.
+            queries: Sentences to look for.
+            vid: Name of the video, kept in the predictions.
+            num_beams: Beams of this decoding; None takes the configured number.
+
+        Returns:
+            One prediction per query, in their order.
+
+        Raises:
+            ValueError: If `queries` is a single string, a query is blank, or the video has another number of frames
+                than the model was trained with.
+        """
+        if isinstance(queries, str):
+            raise ValueError(f"expected a list of queries, got the string {queries!r}: put it into a list")
+        if frames.grid.num_frames != self.config.num_frames:
+            raise ValueError(
+                f"expected {self.config.num_frames} frames, got {frames.grid.num_frames}: read the video with this "
+                "retriever's read()"
+            )
+        num_beams = self.config.num_beams if num_beams is None else num_beams
+        predictions: list[FramePrediction] = []
+        for first in range(0, len(queries), self.batch_size):
+            batch = queries[first : first + self.batch_size]
+            predictions += self._predict_batch(frames, batch, vid, num_beams)
+        return predictions
+
+    def _predict_batch(
+        self, frames: VideoFrames, queries: Sequence[str], vid: str | None, num_beams: int
+    ) -> list[FramePrediction]:
+        pictures = frames.frames[:, MIDDLE_VARIANT]
+        inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * len(queries))
+        with _evaluating(self.model) as model:
+            decoded = generate_frame_logits(
+                model, _to_model(inputs, model), self.labels, self.config.num_frames, num_beams
+            )
+        return [
+            to_prediction(
+                mask,
+                logits,
+                frames.grid,
+                query=query,
+                vid=vid,
+                max_moments=self.config.max_moments,
+                empty=self.config.empty,
+            )
+            for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)
+        ]
+
+
+def _to_model(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Move inputs to the model's device, and pixels to its dtype."""
+    return {
+        key: value.to(device=model.device, dtype=model.dtype if value.is_floating_point() else None)
+        for key, value in inputs.items()
+    }
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Switch dropout off for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)

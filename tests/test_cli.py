@@ -1,0 +1,229 @@
+"""The command line: what it passes on, what it prints, and one line for every error a user can mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from hf_frameseg import cli
+from hf_frameseg.moments import FrameGrid, FramePrediction, Moment
+
+GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
+
+
+def predict_stub(query: str, moments: tuple[Moment, ...], *, fallback: bool = False) -> FramePrediction:
+    probs = np.array([0.0, 1.0, 0.5, 0.1])
+    return FramePrediction(GRID, np.array([0, 1, 1, 0], dtype=bool), probs, moments, probs, fallback, query)
+
+
+class Room(ModuleType):
+    """A stand-in for one of the package's modules that records how it was called."""
+
+    def __init__(self, name: str, **members: object) -> None:
+        super().__init__(name)
+        self.__dict__.update(members)
+
+
+class UnreadableError(RuntimeError):
+    """Stands for VideoReadError, which is none of the built-in errors that the command line reports."""
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """Replace what `predict` calls; return the calls by name."""
+    calls: dict[str, list] = {"probe": [], "load": [], "read": [], "ask": [], "draw": []}
+
+    class Frames:
+        grid = GRID
+        frames = np.arange(4 * 3 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 3, 2, 2, 3)
+
+    class Retriever:
+        @classmethod
+        def from_pretrained(cls, path: str | None) -> Retriever:
+            calls["load"].append(path)
+            return cls()
+
+        def read(self, video: Path) -> Frames:
+            calls["read"].append(video)
+            return Frames()
+
+        def predict(self, frames: Frames, queries: list[str], *, vid: str, num_beams: int) -> list[FramePrediction]:
+            calls["ask"].append((vid, queries, num_beams))
+            return [predict_stub(query, (Moment(2.0, 6.0, 0.75),)) for query in queries]
+
+    class Figure:
+        def savefig(self, path: Path) -> None:
+            path.write_bytes(b"picture")
+
+    def qualitative_figure(prediction: FramePrediction, *, frames: np.ndarray) -> Figure:
+        calls["draw"].append((prediction.query, frames))
+        return Figure()
+
+    members = {
+        "hf_frameseg.data.video": {
+            "probe_duration": calls["probe"].append,
+            "read_frames": lambda path, grid: Frames(),
+            "VideoReadError": UnreadableError,
+        },
+        "hf_frameseg.inference": {"MomentRetriever": Retriever},
+        "hf_frameseg.visualization": {"qualitative_figure": qualitative_figure},
+        "matplotlib": {},
+    }
+    for name, values in members.items():
+        monkeypatch.setitem(sys.modules, name, Room(name, **values))
+    calls["frames"] = [Frames.frames]
+    return calls
+
+
+def test_predict_prints_table_and_saliency(rooms: dict[str, list], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "v.mp4", "a red circle"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a red circle",
+        "  start     end       score",
+        "  00:02.0   00:06.0   0.750",
+        "  saliency  ▁█▅▂",
+    ]
+    assert rooms["probe"] == [Path("v.mp4")]
+    assert rooms["load"] == [None]
+    assert rooms["read"] == [Path("v.mp4")]
+    assert rooms["ask"] == [("v", ["a red circle"], 2)]
+    assert rooms["draw"] == []
+
+
+def test_predict_passes_options_on(rooms: dict[str, list]) -> None:
+    assert cli.main(["predict", "v.mp4", "a", "b", "--model", "runs/demo/model", "--num-beams", "4"]) == 0
+    assert rooms["load"] == ["runs/demo/model"]
+    assert rooms["read"] == [Path("v.mp4")]  # once for all queries
+    assert rooms["ask"] == [("v", ["a", "b"], 4)]
+
+
+def test_predict_draws_the_middle_frames(rooms: dict[str, list], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture = tmp_path / "new" / "predict.png"
+    assert cli.main(["predict", "v.mp4", "a", "--output", str(picture)]) == 0
+    assert picture.read_bytes() == b"picture"
+    (query, frames) = rooms["draw"][0]
+    assert query == "a"
+    np.testing.assert_array_equal(frames, rooms["frames"][0][:, 1])
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_predict_numbers_the_pictures_of_several_queries(rooms: dict[str, list], tmp_path: Path) -> None:
+    assert cli.main(["predict", "v.mp4", "a", "b", "--output", str(tmp_path / "p.png")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p-1.png", "p-2.png"]
+
+
+def test_predict_writes_submission_rows(rooms: dict[str, list], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.json"
+    assert cli.main(["predict", "clips/v.mp4", "a", "b", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert [(row["qid"], row["query"], row["vid"]) for row in rows] == [(1, "a", "v"), (2, "b", "v")]
+    assert rows[0]["pred_relevant_windows"] == [[2.0, 6.0, 0.75]]
+    assert rows[0]["pred_saliency_scores"] == [0.0, 1.0, 0.5, 0.1]
+
+
+def test_describe_says_when_nothing_was_marked() -> None:
+    best_frame = predict_stub("q", (Moment(2.0, 4.0, 0.4),), fallback=True)
+    assert "no frame was marked" in cli.describe(best_frame)
+    assert "no frame was marked" not in cli.describe(predict_stub("q", (Moment(2.0, 4.0, 0.4),)))
+    assert "no moment found" in cli.describe(predict_stub("q", ()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "00:00.0"), (59.94, "00:59.9"), (59.95, "01:00.0"), (150.0, "02:30.0")]
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert cli.format_seconds(seconds) == text
+
+
+def test_sparkline_keeps_the_peak_and_the_scale() -> None:
+    assert cli.sparkline([]) == ""
+    assert cli.sparkline([0.01, 0.02]) == "▁▁"  # 1 is a full bar, whatever the largest value
+    line = cli.sparkline([0.0] * 900 + [1.0] + [0.0] * 99)
+    assert len(line) == 100
+    assert line.index("█") == 90
+    assert line.count("█") == 1
+
+
+def test_synth_leaves_defaults_to_the_data_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls = []
+    room = Room("hf_frameseg.data.synthetic", write_dataset=lambda out, **settings: calls.append((out, settings)))
+    monkeypatch.setitem(sys.modules, room.__name__, room)
+    assert cli.main(["synth", str(tmp_path)]) == 0
+    assert cli.main(["synth", str(tmp_path), "--num-train", "3", "--num-val", "0", "--seed", "0"]) == 0
+    assert calls == [
+        (tmp_path, {"progress": True}),
+        (tmp_path, {"progress": True, "num_train_videos": 3, "num_val_videos": 0, "seed": 0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("expected 4 frames,\n  got 3"),
+        FileNotFoundError("no such folder: x"),
+        ImportError("matplotlib is needed"),
+    ],
+)
+def test_user_errors_are_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(out: Path, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "hf_frameseg.data.synthetic", Room("synthetic", write_dataset=fail))
+    assert cli.main(["synth", "x"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"frameseg: error: {' '.join(str(error).split())}\n"
+    assert captured.out == ""
+    with pytest.raises(type(error)):
+        cli.main(["synth", "x", "--debug"])
+
+
+def test_an_unreadable_video_is_one_line(
+    rooms: dict[str, list], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise UnreadableError(f"{path}: no video stream")
+
+    monkeypatch.setattr(sys.modules["hf_frameseg.data.video"], "probe_duration", fail)
+    assert cli.main(["predict", "v.mp4", "a"]) == 2
+    assert capsys.readouterr().err == "frameseg: error: v.mp4: no video stream\n"
+    assert rooms["load"] == []
+
+
+def test_mistakes_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(out: Path, **settings: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setitem(sys.modules, "hf_frameseg.data.synthetic", Room("synthetic", write_dataset=fail))
+    with pytest.raises(KeyError):
+        cli.main(["synth", "x"])
+
+
+def test_missing_matplotlib_is_reported_before_a_model_is_loaded(
+    rooms: dict[str, list], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    monkeypatch.setattr("hf_frameseg._imports.import_module", _not_installed)
+    assert cli.main(["predict", "v.mp4", "a", "--output", "p.png"]) == 2
+    assert "pip install 'hf_frameseg[viz]'" in capsys.readouterr().err
+    assert rooms["load"] == []
+
+
+def _not_installed(name: str) -> ModuleType:
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["fly"], ["predict"], ["predict", "v.mp4"], ["synth"], ["synth", "x", "--seed", "a"]]
+)
+def test_a_wrong_command_line_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(argv)
+    assert exit_info.value.code == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""Inference on a small real video file with a tiny random model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_frameseg.data.encoding import encode_prompts
+from hf_frameseg.data.prompts import PROMPTS
+from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.inference import MomentRetriever
+
+QUERIES = ["a red circle", "a dog", "a blue square on a green field"]
+ZERO, ONE = 48, 49
+
+
+@pytest.fixture(scope="module")
+def video_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 s of 10 frames per second whose brightness rises, 32 x 48 pixels."""
+    import av
+
+    path = tmp_path_factory.mktemp("videos") / "rising.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for index in range(80):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 3 * index, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny_model: Any, tiny_processor: Any) -> MomentRetriever:
+    return MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4)
+
+
+def biased(model: Any, token: int) -> Any:
+    """A copy of a model that always prefers one token."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.lm_head.bias[token] += 100.0
+    return model
+
+
+def test_one_video_and_one_query(retriever: MomentRetriever, video_path: Path) -> None:
+    prediction = retriever(video_path, "a red circle")
+    assert (prediction.query, prediction.vid, prediction.qid) == ("a red circle", "rising", None)
+    assert prediction.grid.num_frames == 4
+    assert prediction.grid.duration_seconds == pytest.approx(8.0, abs=0.01)
+    assert prediction.mask.shape == prediction.probs.shape == (4,)
+    assert prediction.saliency.shape == (4,)  # clips of 2 s
+    assert prediction.moments
+
+
+def test_the_model_sees_the_middle_frames(retriever: MomentRetriever, video_path: Path, tiny_model: Any) -> None:
+    frames = retriever.read(video_path)
+    assert frames.frames.shape == (4, 3, 32, 48, 3)
+    # Centres 1, 3, 5, 7 s at 10 frames per second: brightness 30, 90, 150, 210.
+    assert frames.frames[:, 1].mean(axis=(1, 2, 3)) == pytest.approx([30, 90, 150, 210], abs=4)
+    inputs = encode_prompts(retriever.processor, PROMPTS["compact"], QUERIES[:1], [frames.frames[:, 1]])
+    decoded = generate_frame_logits(tiny_model, inputs, retriever.labels, num_frames=4, num_beams=2)
+    prediction = retriever.predict(frames, QUERIES[:1])[0]
+    assert prediction.mask.tolist() == decoded.mask[0].tolist()
+    assert prediction.probs == pytest.approx(decoded.frame_logits[0].softmax(-1)[:, 1].numpy(), abs=1e-6)
+
+
+def test_beams_can_be_chosen_per_call(retriever: MomentRetriever, video_path: Path) -> None:
+    frames = retriever.read(video_path)
+    greedy = MomentRetriever(retriever.model, retriever.processor, retriever.config, num_beams=1)
+    for query in QUERIES:
+        inputs = encode_prompts(retriever.processor, PROMPTS["compact"], [query], [frames.frames[:, 1]])
+        for num_beams in (1, 3):
+            decoded = generate_frame_logits(
+                retriever.model, inputs, retriever.labels, num_frames=4, num_beams=num_beams
+            )
+            assert retriever(video_path, query, num_beams=num_beams).mask.tolist() == decoded.mask[0].tolist()
+        assert greedy(video_path, query).mask.tolist() == retriever(video_path, query, num_beams=1).mask.tolist()
+
+
+def test_queries_together_equal_queries_alone(retriever: MomentRetriever, video_path: Path) -> None:
+    frames = retriever.read(video_path)
+    alone = [retriever.predict(frames, [query])[0] for query in QUERIES]
+    assert np.ptp([prediction.probs for prediction in alone], axis=0).max() > 1e-4  # the query matters
+    for batch_size in (2, 8):
+        retriever_of = MomentRetriever(retriever.model, retriever.processor, retriever.config, batch_size=batch_size)
+        together = retriever_of.predict(frames, QUERIES)
+        assert [prediction.query for prediction in together] == QUERIES
+        for one, other in zip(alone, together, strict=True):
+            assert other.probs == pytest.approx(one.probs, abs=1e-5)
+            assert other.mask.tolist() == one.mask.tolist()
+    assert retriever.predict(frames, []) == []
+
+
+def test_all_ones_is_the_whole_video(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+    retriever = MomentRetriever(biased(tiny_model, ONE), tiny_processor, prompt=PROMPTS["compact"], num_frames=4)
+    prediction = retriever(video_path, "a dog")
+    assert prediction.mask.all()
+    (moment,) = prediction.moments
+    assert (moment.start, moment.end) == (0.0, prediction.grid.duration_seconds)
+    assert moment.score == pytest.approx(1.0)
+    assert not prediction.fallback
+
+
+def test_all_zeros_follows_the_setting(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+    model = biased(tiny_model, ZERO)
+    for empty, count in (("best_frame", 1), ("none", 0)):
+        retriever = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4, empty=empty)
+        prediction = retriever(video_path, "a dog")
+        assert not prediction.mask.any()
+        assert (len(prediction.moments), prediction.fallback) == (count, bool(count))
+
+
+def test_saved_and_loaded_is_the_same(retriever: MomentRetriever, video_path: Path, tmp_path: Path) -> None:
+    retriever.save_pretrained(tmp_path)
+    loaded = MomentRetriever.from_pretrained(tmp_path, device="cpu", num_beams=1)
+    assert loaded.config.num_beams == 1
+    loaded = MomentRetriever.from_pretrained(tmp_path)
+    assert loaded.config == retriever.config
+    assert type(loaded.model) is type(retriever.model)
+    one, other = retriever(video_path, "a dog"), loaded(video_path, "a dog")
+    assert other.probs == pytest.approx(one.probs, abs=1e-6)
+    assert other.moments == one.moments
+
+
+def test_model_keeps_its_mode_and_dropout_is_off(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+    model = copy.deepcopy(tiny_model).train()
+    retriever = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4)
+    modes: list[bool] = []
+    model.lm_head.register_forward_hook(lambda *_: modes.append(model.training))
+    retriever(video_path, "a dog")
+    assert modes
+    assert not any(modes)
+    assert model.training
+
+
+def test_half_precision_model_gets_its_own_dtype(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+    model = copy.deepcopy(tiny_model).to(torch.bfloat16)
+    prediction = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4)(video_path, "a dog")
+    assert prediction.probs.dtype == np.float64
+
+
+def test_refusals_are_one_line(retriever: MomentRetriever, video_path: Path, tmp_path: Path) -> None:
+    frames = retriever.read(video_path)
+    other = MomentRetriever(retriever.model, retriever.processor, prompt="compact", num_frames=5)
+    cases = [
+        (lambda: retriever.predict(frames, "a dog"), "expected a list of queries"),
+        (lambda: other.predict(frames, ["a dog"]), "expected 5 frames, got 4"),
+        (lambda: retriever.predict(frames, [" "]), "blank"),
+        (lambda: MomentRetriever(retriever.model, retriever.processor, batch_size=0), "batch_size of at least 1"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="no frameseg_config.json"):
+        MomentRetriever.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no video file"):
+        retriever(tmp_path / "none.mp4", "a dog")
