@@ -21,6 +21,11 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # One thread for each of the two processes. ACCELERATE_USE_CPU joins them: see examples/accelerate_cpu2.yaml.
 LAUNCH  := OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true $(BIN)/accelerate launch --config_file examples/accelerate_cpu2.yaml
 
+# What the tiny model needs; a recipe holds the method, not the size of a model.
+DEMO_TRAINING := --use_cpu true --frame_format raw --num_proc 2 --max_steps 300 --per_device_train_batch_size 16 \
+                 --per_device_eval_batch_size 32 --learning_rate 1e-3 --warmup_steps 30 --logging_steps 5 \
+                 --save_strategy no --report_to none
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,7 +43,7 @@ $(STAMP): pyproject.toml
 .PHONY: demo
 demo: $(STAMP) ## make videos, train a tiny model on two CPU processes, evaluate it, draw (10 minutes on 2 cores)
 	$(OFFLINE) $(BIN)/frameseg synth $(DEMO_DIR)/data --seed $(SEED) --num-proc 2
-	$(OFFLINE) $(LAUNCH) examples/run_qvh.py --use_cpu true --recipe default --data_dir $(DEMO_DIR)/data --output_dir $(DEMO_DIR) --seed $(SEED) $(DEMO_ARGS)
+	$(OFFLINE) $(LAUNCH) examples/run_qvh.py --recipe default --data_dir $(DEMO_DIR)/data --output_dir $(DEMO_DIR) --seed $(SEED) $(DEMO_TRAINING) $(DEMO_ARGS)
 	@vid=$$(sed -n '/"query": "$(QUERY)"/{s/.*"vid": "\([^"]*\)".*/\1/p;q}' $(DEMO_DIR)/data/highlight_val_release.jsonl); \
 	  test -n "$$vid" || { echo "error: no validation video is queried for '$(QUERY)'; choose a query of $(DEMO_DIR)/data/highlight_val_release.jsonl" >&2; exit 1; }; \
 	  set -x; $(OFFLINE) $(BIN)/frameseg predict $(DEMO_DIR)/data/videos/$$vid.mp4 "$(QUERY)" --model $(DEMO_DIR)/model --output $(DEMO_DIR)/predict.png

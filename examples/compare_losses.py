@@ -1,0 +1,190 @@
+"""Compare the losses on one base, one data set and one budget, over several seeds.
+
+    python examples/compare_losses.py --data_dir runs/demo/data --output_dir runs/compare_losses --seeds 0 1 2
+
+Every run is scored twice: *free-running* (constrained beam search, what a user gets) and *teacher-forced* (the digit at
+each position given the true digits before it). The second is what a training loss sees; a model that copies the
+previous digit already looks good in it. Finished runs are kept in `runs.jsonl`: an interrupted comparison goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoProcessor
+
+from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
+from hf_frameseg.data.collator import FrameSegmentationCollator
+from hf_frameseg.data.encoding import TARGET_KEYS
+from hf_frameseg.data.qvhighlights import load_qvhighlights
+from hf_frameseg.evaluation import MomentRetrievalMetrics
+from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.losses import PAPER_WEIGHTS, PAPER_WEIGHTS_START
+from hf_frameseg.metrics import headline
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from run_qvh import ModelArguments, decode, load_model
+
+THIRD = 1 / 3
+PAPER_WARMUP = 6 / 11  # of all steps
+
+# 1. What is compared: arguments of the trainer, and of the collator ---------------------------------------------------
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "LM only": ({"loss_weights": {"lm": 1.0}}, {}),
+    "LM + BCE": ({"loss_weights": {"lm": 0.5, "bce": 0.5}}, {}),
+    "paper's mix, LM-only warm-up": (
+        {"loss_weights": PAPER_WEIGHTS, "loss_weights_start": PAPER_WEIGHTS_START, "loss_warmup_steps": PAPER_WARMUP},
+        {},
+    ),
+    "paper's mix from the first step": ({"loss_weights": PAPER_WEIGHTS}, {}),
+    "segmentation losses only": ({"loss_weights": {"bce": THIRD, "tversky": THIRD, "generalized_dice": THIRD}}, {}),
+    "mix, graded targets": ({"loss_weights": PAPER_WEIGHTS}, {"graded_targets": True}),
+    "LM only, prefix corruption": ({"loss_weights": {"lm": 1.0}}, {"prefix_corruption": 0.3}),
+    "mix, prefix corruption (default)": ({"loss_weights": PAPER_WEIGHTS}, {"prefix_corruption": 0.3}),
+}
+METRICS = ("R1@0.5", "R1@0.7", "mAP", "HL-mAP", "HIT@1")
+
+
+# 2. One run -----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def teacher_forced(trainer: SegmentationSeq2SeqTrainer, metrics: MomentRetrievalMetrics) -> dict[str, float]:
+    """Return the headline numbers of the masks that the model gives when it is fed the true digits."""
+    masks, logits, qids = [], [], []
+    trainer.model.eval()
+    for batch in trainer.get_eval_dataloader():
+        inputs = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+        output = trainer.model(**inputs, use_cache=False)
+        num_frames = batch["frame_targets"].shape[1]
+        frame_logits = trainer.binary_labels.frame_logits(output.logits, batch["answer_start"], num_frames)
+        logits.append(frame_logits.numpy())
+        masks.append(frame_logits.argmax(-1).numpy())
+        qids.append(batch["qid"].numpy())
+    return headline(metrics.score(metrics.predictions(*(np.concatenate(parts) for parts in (masks, logits, qids)))))
+
+
+def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Train one variant with one seed (order of the samples, frame variants, corrupted digits) and score it."""
+    torch.set_num_threads(1)
+    trainer_options, collator_options = VARIANTS[variant]
+    base = options.model_name_or_path or TINY_BASE
+    task = FrameSegmentationConfig.load_or_default(base)
+    load = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": "raw"}
+    train_rows, eval_rows = (load_qvhighlights(options.data_dir, split, **load) for split in ("train", "val"))
+    processor = AutoProcessor.from_pretrained(base)
+    metrics = MomentRetrievalMetrics(eval_rows)
+    trainer = SegmentationSeq2SeqTrainer(
+        model=load_model(ModelArguments(model_name_or_path=options.model_name_or_path), torch.float32),
+        args=SegmentationSeq2SeqTrainingArguments(
+            output_dir=str(Path(options.output_dir) / "scratch"),
+            max_steps=options.max_steps,
+            per_device_train_batch_size=options.batch_size,
+            per_device_eval_batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=options.max_steps // 10,
+            seed=seed,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            **trainer_options,
+        ),
+        data_collator=FrameSegmentationCollator(
+            processor=processor,
+            labels=BinaryLabels.from_tokenizer(processor.tokenizer),
+            prompt=task.prompt,
+            num_frames=task.num_frames,
+            seed=seed,
+            **collator_options,
+        ),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=processor,
+    )
+    trainer.train()
+    free_running = headline(metrics.score(decode(trainer, eval_rows, metrics)))
+    forced = teacher_forced(trainer, metrics)
+    return {"variant": variant, "seed": seed, "free_running": free_running, "teacher_forced": forced}
+
+
+# 3. All runs, and the table -------------------------------------------------------------------------------------------
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all runs share."""
+    names = ("model_name_or_path", "max_steps", "batch_size", "learning_rate")
+    return {name: getattr(options, name) for name in names}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return mean and standard deviation over the seeds as a Markdown table."""
+    columns = [f"{metric}" for metric in METRICS]
+    lines = ["| losses | seeds | decode | " + " | ".join(columns) + " |", "|---|---|---|" + "---|" * len(columns)]
+    for variant in VARIANTS:
+        mine = [run for run in runs if run["variant"] == variant]
+        for mode, name in (("free_running", "free-running"), ("teacher_forced", "teacher-forced")):
+            if not mine:
+                continue
+            values = ([run[mode][metric] for run in mine] for metric in METRICS)
+            cells = (f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else 0:.1f}" for v in values)
+            lines.append(f"| {variant} | {len(mine)} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> str:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True, help="data set with train and val")
+    parser.add_argument("--output_dir", required=True, help="folder for runs.jsonl and table.md")
+    parser.add_argument("--model_name_or_path", help="base; default: the tiny base of the package")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--max_steps", type=int, default=150)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one thread each")
+    options = parser.parse_args(argv)
+
+    output = Path(options.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "runs.jsonl"
+    shared = settings_of(options)
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if any(entry["settings"] != shared for entry in done):
+        raise SystemExit(f"{log} holds runs with other settings; choose another --output_dir.")
+    finished = {(entry["variant"], entry["seed"]) for entry in done}
+    missing = [(name, seed) for seed in options.seeds for name in options.variants if (name, seed) not in finished]
+    for split in ("train", "val"):  # decode once, before the workers need it
+        task = FrameSegmentationConfig.load_or_default(options.model_name_or_path or TINY_BASE)
+        load_qvhighlights(
+            options.data_dir, split, num_frames=task.num_frames, frame_size=task.frame_size, frame_format="raw"
+        )
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(options.workers, max(len(missing), 1)), mp_context=spawn) as pool:
+        jobs = [pool.submit(run, options, name, seed) for name, seed in missing]
+        for job in jobs:
+            entry = {"settings": shared, **job.result()}
+            done.append(entry)
+            with log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            print(f"{entry['variant']}, seed {entry['seed']}: {entry['free_running']}", flush=True)
+    text = table(done)
+    (output / "table.md").write_text(text + "\n")
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    main()

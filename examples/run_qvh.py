@@ -1,0 +1,306 @@
+"""Fine-tune a multimodal LLM for moment retrieval and highlight detection, and score it next to its controls.
+
+The demo's synthetic data and the real QVHighlights run through the same steps:
+
+    accelerate launch examples/run_qvh.py --recipe default --data_dir DATA --output_dir runs/mine \
+        --model_name_or_path Salesforce/xgen-mm-phi3-mini-instruct-interleave-r-v1.5
+
+`--recipe` names a file in `examples/recipes/` (or any YAML file); the command line overrides its values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser, PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
+
+import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
+from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
+from hf_frameseg.data.collator import FrameSegmentationCollator
+from hf_frameseg.data.qvhighlights import load_qvhighlights, row_frames
+from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
+from hf_frameseg.labels import BinaryLabels, clip_saliency_targets
+from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
+from hf_frameseg.moments import FramePrediction, moments_from_windows, num_clips
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
+
+RECIPES = Path(__file__).parent / "recipes"
+MIDDLE = 1  # frame variants are left, middle, right
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and which part of it learns."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of the base; default: the tiny base that comes with the package."},
+    )
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager or flash_attention_2."})
+    freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower as it is."})
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on the language model; 0 trains all its weights."})
+    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
+    lora_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead of alpha / r."})
+    lora_init: str = field(default="true", metadata={"help": "PEFT's init_lora_weights: true, pissa_niter_4, ..."})
+    lora_modules_to_save: list[str] = field(
+        default_factory=list, metadata={"help": "Modules trained in full beside LoRA, e.g. resampler."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which data, and how a row becomes a question with an answer."""
+
+    data_dir: str = field(metadata={"help": "Folder with highlight_{train,val,test}_release.jsonl and videos/."})
+    eval_split: str = field(default="val", metadata={"help": "Split that is scored: val or test."})
+    num_frames: int | None = field(default=None, metadata={"help": "Frames per video; default: the base's, else 25."})
+    frame_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels at which frames are cached; default: the base's, else native."}
+    )
+    frame_format: str = field(default="jpeg", metadata={"help": "Cache frames as jpeg, or raw (small frames only)."})
+    prompt: str | None = field(default=None, metadata={"help": "Prompt name; default: the base's, else paper."})
+    label_rule: str = field(default="window", metadata={"help": "window (frame centre in a window) or saliency>TAU."})
+    graded_targets: bool = field(
+        default=False, metadata={"help": "Segmentation losses learn the annotators' mean score / 4 instead of 0 and 1."}
+    )
+    prefix_corruption: float = field(
+        default=0.0,
+        metadata={"help": "Share of teacher-forced input digits replaced by random ones; targets unchanged."},
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Frame cache; default: that of datasets."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that decode videos."})
+    on_error: str = field(default="raise", metadata={"help": "Unreadable video: raise, or skip with a report."})
+
+
+@dataclass
+class RunArguments:
+    """What happens around the training."""
+
+    recipe: str = field(default="default", metadata={"help": "Name of a file in examples/recipes, or a YAML file."})
+    controls: bool = field(default=True, metadata={"help": "Also score the base, blank frames and shuffled queries."})
+    num_figures: int = field(default=4, metadata={"help": "Pictures of single predictions to draw."})
+
+
+# 1. Arguments: recipe below command line ------------------------------------------------------------------------------
+
+
+def parse(
+    argv: list[str] | None,
+) -> tuple[ModelArguments, DataArguments, RunArguments, SegmentationSeq2SeqTrainingArguments]:
+    """Parse the command line over the values of the recipe."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments, SegmentationSeq2SeqTrainingArguments))
+    name = parser.parse_known_args(argv)[0].recipe if argv or sys.argv[1:] else "default"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        parser.error(f"no recipe {name!r}: use one of {known}, or the path of a YAML file.")
+    recipe = yaml.safe_load(path.read_text())
+    known = {action.dest for action in parser._actions}
+    if unknown := sorted(recipe.keys() - known):
+        parser.error(f"{path} sets unknown argument(s): {', '.join(unknown)}.")
+    parser.set_defaults(**recipe)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+# 2. Model -------------------------------------------------------------------------------------------------------------
+
+
+def load_model(args: ModelArguments, dtype: torch.dtype) -> PreTrainedModel:
+    """Load the base and freeze what shall not learn."""
+    name = args.model_name_or_path or TINY_BASE
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=args.attn_implementation)
+    if args.freeze_vision:
+        tower = getattr(model.model, "vision_tower", None) or getattr(model.model, "visual", None)
+        if tower is None:
+            raise ValueError(
+                f"{type(model).__name__} has no vision_tower or visual to freeze; use --freeze_vision false."
+            )
+        tower.requires_grad_(False)
+    return model
+
+
+def lora_config(args: ModelArguments, model: PreTrainedModel) -> LoraConfig | None:
+    """Return LoRA on every linear layer of the language model, or None."""
+    if args.lora_r == 0:
+        return None
+    prefix = "model.language_model."
+    linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        use_rslora=args.lora_rslora,
+        init_lora_weights=True if args.lora_init == "true" else args.lora_init,
+        target_modules=sorted(name for name in linears if name.startswith(prefix)),
+        modules_to_save=args.lora_modules_to_save or None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def task_config(
+    model: ModelArguments, data: DataArguments, training: SegmentationSeq2SeqTrainingArguments
+) -> FrameSegmentationConfig:
+    """Return how questions are asked: the command line over what the base was saved with."""
+    name = model.model_name_or_path or TINY_BASE
+    base = FrameSegmentationConfig.load_or_default(name)
+    given = {
+        "num_frames": data.num_frames,
+        "prompt": data.prompt,
+        "frame_size": data.frame_size,
+        "label_rule": data.label_rule,
+        "num_beams": training.generation_num_beams,
+    }
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+# 3. Scores ------------------------------------------------------------------------------------------------------------
+
+
+def decode(
+    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, metrics: MomentRetrievalMetrics
+) -> list[FramePrediction]:
+    """Decode a split on all processes."""
+    return metrics.predictions(*trainer.predict(rows).predictions)
+
+
+def decode_controls(
+    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, metrics: MomentRetrievalMetrics, seed: int
+) -> dict[str, list[FramePrediction]]:
+    """Decode without the frames, and with the queries of other videos."""
+    collator = trainer.eval_data_collator
+    trainer.eval_data_collator = with_blank_frames(collator)
+    blank = decode(trainer, rows, metrics)
+    trainer.eval_data_collator = collator
+    return {
+        "blank frames": blank,
+        "queries shuffled between videos": decode(trainer, shuffle_queries(rows, seed), metrics),
+        "whole video": metrics.whole_video(),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the headline numbers, one row per result."""
+    width = max(len(name) for name in results)
+    lines = [" " * width + "".join(f"{column:>10}" for column in HEADLINE_COLUMNS)]
+    for name, result in results.items():
+        cells = (f"{value:>10.2f}" if value is not None else f"{'-':>10}" for value in headline(result).values())
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+# 4. Files -------------------------------------------------------------------------------------------------------------
+
+
+def write_figures(
+    folder: Path, rows: Dataset, predictions: list[FramePrediction], results: dict, history: list[dict], count: int
+) -> None:
+    """Draw the training curves, the comparison and `count` predictions spread over the split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any("loss_lm" in entry for entry in history):
+        training_curves_figure(history).savefig(folder / "training_curves.png")
+    headlines = {name: headline(result) for name, result in results.items()}
+    comparison_figure(headlines, list(HEADLINE_COLUMNS)).savefig(folder / "comparison.png")
+    for index in np.linspace(0, len(rows) - 1, num=min(count, len(rows))).astype(int):
+        row, prediction = rows[int(index)], predictions[index]
+        clips = num_clips(row["duration_seconds"])
+        figure = qualitative_figure(
+            prediction,
+            frames=row_frames(row, np.full(prediction.grid.num_frames, MIDDLE)),
+            relevant_moments=moments_from_windows(row["relevant_windows"], row["duration_seconds"]),
+            clip_saliency=clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips),
+        )
+        figure.savefig(folder / f"prediction_{row['qid']}.png")
+
+
+def write_results(
+    folder: Path, results: dict[str, dict[str, Any]], submission: list[FramePrediction], split: str
+) -> None:
+    """Write `metrics.json` (one object per row of the table) and the official submission file."""
+    # The official dictionary of each row, with its `brief` numbers also on top, where a reader looks for them.
+    rows = {name: {**result["brief"], **result} for name, result in results.items()}
+    (folder / "metrics.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_submission(folder / f"hl_{split}_submission.jsonl", submission)
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Train, score, draw; return the official dictionary of each row of the table."""
+    model_args, data_args, run_args, training_args = parse(argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) != training_args.world_size:
+        # accelerate can start processes that do not know of each other; each would then train alone, in silence
+        raise SystemExit(
+            "the launched processes are not joined: on CPU pass --use_cpu true (see examples/accelerate_cpu2.yaml)"
+        )
+    task = task_config(model_args, data_args, training_args)
+    output = Path(training_args.output_dir)
+
+    load = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data_args.frame_format}
+    load |= {"cache_dir": data_args.cache_dir, "num_proc": data_args.num_proc, "on_error": data_args.on_error}
+    with training_args.main_process_first(desc="reading videos"):
+        train_rows = load_qvhighlights(data_args.data_dir, "train", **load)
+        eval_rows = load_qvhighlights(data_args.data_dir, data_args.eval_split, **load)
+
+    model = load_model(model_args, torch.bfloat16 if training_args.bf16 else torch.float32)
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path or TINY_BASE)
+    collator = FrameSegmentationCollator(
+        processor=processor,
+        labels=BinaryLabels.from_tokenizer(processor.tokenizer),
+        prompt=task.prompt,
+        num_frames=task.num_frames,
+        label_rule=task.label_rule,
+        graded_targets=data_args.graded_targets,
+        prefix_corruption=data_args.prefix_corruption,
+        seed=training_args.seed,
+    )
+    metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
+    trainer = SegmentationSeq2SeqTrainer(
+        model=model,
+        args=training_args,
+        data_collator=collator,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=processor,
+        peft_config=lora_config(model_args, model),
+        compute_metrics=metrics,
+    )
+
+    decoded: dict[str, list[FramePrediction]] = {}
+    if run_args.controls:
+        decoded["base without fine-tuning"] = decode(trainer, eval_rows, metrics)
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint in ("true", "True"):
+        checkpoint = get_last_checkpoint(training_args.output_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(output / "model"))
+    decoded = {"model": decode(trainer, eval_rows, metrics), **decoded}
+    if run_args.controls:
+        decoded |= decode_controls(trainer, eval_rows, metrics, training_args.seed)
+
+    results = {name: metrics.score(predictions) for name, predictions in decoded.items()}
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(output / "model")
+        task.save(output / "model")
+        write_results(output, results, decoded["model"], data_args.eval_split)
+        history = trainer.state.log_history
+        write_figures(output / "figures", eval_rows, decoded["model"], results, history, run_args.num_figures)
+        print(f"\n{data_args.eval_split}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams\n")
+        print(table(results))
+        print(f"\nmodel, metrics.json, submission and figures are in {output}")
+    return results
+
+
+if __name__ == "__main__":
+    main()
