@@ -151,7 +151,7 @@ class TaskMaker:
     def _objects(self, rows: int, frames: int, match: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return colour indices, shape indices (rows, frames) and the mask of frames that show the queried object.
 
-        For `match` and `attribute` a third of the frames show the target, and another third share one attribute with it.
+        For `match` and `attribute` a third of the frames show the target, another third share one attribute.
         """
         rng = self.rng
         color = rng.integers(len(self.colors), size=(rows, frames))

@@ -22,7 +22,16 @@ import torch
 import yaml
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    HfArgumentParser,
+    PreTrainedModel,
+    ProgressCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
@@ -167,7 +176,32 @@ def task_config(
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-# 3. Scores ------------------------------------------------------------------------------------------------------------
+# 3. What a terminal shows ---------------------------------------------------------------------------------------------
+
+
+def say(args: TrainingArguments, text: str) -> None:
+    """Print a line once, not once per process."""
+    if args.process_index == 0:
+        print(f"[run_qvh] {text}", flush=True)
+
+
+class LossInBar(ProgressCallback):
+    """Show the loss in the progress bar; the stock callback prints every logged number on a line of its own."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Put the newest loss behind the bar."""
+        if state.is_world_process_zero and self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+
+# 4. Scores ------------------------------------------------------------------------------------------------------------
 
 
 def decode(
@@ -183,11 +217,11 @@ def decode_controls(
     """Decode without the frames, and with the queries of other videos."""
     collator = trainer.eval_data_collator
     trainer.eval_data_collator = with_blank_frames(collator)
-    blank = decode(trainer, rows, metrics)
+    blank = decode(trainer, rows, metrics, "blank frames")
     trainer.eval_data_collator = collator
     return {
         "blank frames": blank,
-        "queries shuffled between videos": decode(trainer, shuffle_queries(rows, seed), metrics),
+        "queries shuffled between videos": decode(trainer, shuffle_queries(rows, seed), metrics, "shuffled queries"),
         "whole video": metrics.whole_video(),
     }
 
@@ -202,7 +236,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-# 4. Files -------------------------------------------------------------------------------------------------------------
+# 5. Files -------------------------------------------------------------------------------------------------------------
 
 
 def write_figures(
@@ -236,6 +270,58 @@ def write_results(
     write_submission(folder / f"hl_{split}_submission.jsonl", submission)
 
 
+# 6. All together ------------------------------------------------------------------------------------------------------
+
+
+def load_rows(
+    data: DataArguments, task: FrameSegmentationConfig, training: SegmentationSeq2SeqTrainingArguments
+) -> tuple[Dataset, Dataset]:
+    """Return the training and the evaluation split; the main process decodes the videos, the others wait for it."""
+    options = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data.frame_format}
+    options |= {"cache_dir": data.cache_dir, "num_proc": data.num_proc, "on_error": data.on_error}
+    say(training, f"reading videos of {data.data_dir} (decoded once, then cached)")
+    with training.main_process_first(desc="reading videos"):
+        train, evaluation = (load_qvhighlights(data.data_dir, split, **options) for split in ("train", data.eval_split))
+    return train, evaluation
+
+
+def build_trainer(
+    model_args: ModelArguments,
+    data: DataArguments,
+    task: FrameSegmentationConfig,
+    training: SegmentationSeq2SeqTrainingArguments,
+    rows: tuple[Dataset, Dataset],
+    metrics: MomentRetrievalMetrics,
+) -> SegmentationSeq2SeqTrainer:
+    """Put model, collator and trainer together."""
+    model = load_model(model_args, torch.bfloat16 if training.bf16 else torch.float32)
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path or TINY_BASE)
+    collator = FrameSegmentationCollator(
+        processor=processor,
+        labels=BinaryLabels.from_tokenizer(processor.tokenizer),
+        prompt=task.prompt,
+        num_frames=task.num_frames,
+        label_rule=task.label_rule,
+        graded_targets=data.graded_targets,
+        prefix_corruption=data.prefix_corruption,
+        seed=training.seed,
+    )
+    trainer = SegmentationSeq2SeqTrainer(
+        model=model,
+        args=training,
+        data_collator=collator,
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
+        processing_class=processor,
+        peft_config=lora_config(model_args, model),
+        compute_metrics=metrics,
+    )
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossInBar)
+    return trainer
+
+
 def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Train, score, draw; return the official dictionary of each row of the table."""
     model_args, data_args, run_args, training_args = parse(argv)
@@ -246,43 +332,17 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         )
     task = task_config(model_args, data_args, training_args)
     output = Path(training_args.output_dir)
-
-    load = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data_args.frame_format}
-    load |= {"cache_dir": data_args.cache_dir, "num_proc": data_args.num_proc, "on_error": data_args.on_error}
-    with training_args.main_process_first(desc="reading videos"):
-        train_rows = load_qvhighlights(data_args.data_dir, "train", **load)
-        eval_rows = load_qvhighlights(data_args.data_dir, data_args.eval_split, **load)
-
-    model = load_model(model_args, torch.bfloat16 if training_args.bf16 else torch.float32)
-    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path or TINY_BASE)
-    collator = FrameSegmentationCollator(
-        processor=processor,
-        labels=BinaryLabels.from_tokenizer(processor.tokenizer),
-        prompt=task.prompt,
-        num_frames=task.num_frames,
-        label_rule=task.label_rule,
-        graded_targets=data_args.graded_targets,
-        prefix_corruption=data_args.prefix_corruption,
-        seed=training_args.seed,
-    )
+    train_rows, eval_rows = load_rows(data_args, task, training_args)
     metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
-    trainer = SegmentationSeq2SeqTrainer(
-        model=model,
-        args=training_args,
-        data_collator=collator,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        processing_class=processor,
-        peft_config=lora_config(model_args, model),
-        compute_metrics=metrics,
-    )
+    trainer = build_trainer(model_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
 
     decoded: dict[str, list[FramePrediction]] = {}
     if run_args.controls:
-        decoded["base without fine-tuning"] = decode(trainer, eval_rows, metrics)
+        decoded["base without fine-tuning"] = decode(trainer, eval_rows, metrics, "base without fine-tuning")
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint in ("true", "True"):
         checkpoint = get_last_checkpoint(training_args.output_dir)
+    say(training_args, f"training on {len(train_rows)} queries, {training_args.world_size} process(es)")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(output / "model"))
     decoded = {"model": decode(trainer, eval_rows, metrics), **decoded}
@@ -291,7 +351,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
 
     results = {name: metrics.score(predictions) for name, predictions in decoded.items()}
     if trainer.is_world_process_zero():
-        processor.save_pretrained(output / "model")
+        trainer.processing_class.save_pretrained(output / "model")
         task.save(output / "model")
         write_results(output, results, decoded["model"], data_args.eval_split)
         history = trainer.state.log_history
