@@ -37,7 +37,9 @@ class MomentRetrievalMetrics:
         ValueError: From `predictions`, when decodes and rows do not hold the same queries.
     """
 
-    def __init__(self, rows: Dataset | Sequence[Mapping[str, Any]], max_moments: int = 10, empty: str = "best_frame") -> None:
+    def __init__(
+        self, rows: Dataset | Sequence[Mapping[str, Any]], max_moments: int = 10, empty: str = "best_frame"
+    ) -> None:
         # Only the small columns: a pass over the frames of a large split would take minutes.
         columns = [*GROUND_TRUTH_COLUMNS, "duration_seconds"]
         rows = rows.select_columns(columns) if hasattr(rows, "select_columns") else rows

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from hf_frameseg.data.collator import FrameSegmentationCollator
     from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
+
 class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
     """Train a multimodal LLM to answer with one digit per frame, on token and on frame level at once.
 
-    The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a mean
-    within the sample, and the loss of an optimiser step is the mean over *all* its samples, over accumulated batches
-    and processes alike: batch 8 equals batch 2 x accumulation 4 equals 2 processes x 4.
+    The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a
+    mean within the sample, and the loss of an optimiser step is the mean over *all* its samples, over accumulated
+    batches and processes alike: batch 8 equals batch 2 x accumulation 4 equals 2 processes x 4.
 
     Evaluation decodes with digits only (`generation_num_beams`) and hands `compute_metrics` predictions
     `(mask (N, F), frame_logits (N, F, 2), qid (N,))` gathered from all processes, each query once, and as `label_ids`
@@ -56,7 +57,7 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
     """
 
     # compute_loss divides by the samples of the whole optimiser step; a second division would be wrong (transformers
-    # looks at the model's signature otherwise and divides by the accumulation steps for some models and not for others).
+    # looks at the model's signature otherwise, and divides by the accumulation steps for some models, not for others).
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -73,7 +74,7 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         if data_collator is None:
             raise ValueError("data_collator is missing: pass FrameSegmentationCollator(processor=..., labels=...).")
         if peft_config is not None:
-            model = _with_adapter(model, peft_config, args)
+            model = _with_adapter(model, peft_config)
         self.binary_labels = labels or _labels_of(data_collator, kwargs.get("processing_class"))
         if eval_data_collator is None:
             eval_data_collator = getattr(data_collator, "for_evaluation", lambda: data_collator)()
@@ -131,11 +132,14 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         expected = length - first if self._keeps_logits else length
         if logits.shape[1] != expected:
             raise ValueError(
-                f"expected logits at {expected} positions, got {logits.shape[1]}: this model's output is not on the axis of "
-                "input_ids; use a processor that expands each <image> into its placeholder tokens."
+                f"expected logits at {expected} positions, got {logits.shape[1]}: the model's output is not on the "
+                "axis of input_ids; use a processor that expands each <image> into its placeholder tokens."
             )
         logits = logits[:, -(length - first) :]
-        frame_logits = self.binary_labels.frame_logits(logits, answer_start, num_frames, logits_start=first)
+        # Rows end together, so answers of fewer frames start later: their frames that are not valid lie behind the end.
+        later = int(answer_start.max()) - 1 - first
+        padded = F.pad(logits, (0, 0, 0, later)) if later else logits
+        frame_logits = self.binary_labels.frame_logits(padded, answer_start, num_frames, logits_start=first)
         segmentation = self.frame_loss(frame_logits, inputs["frame_targets"], inputs["frame_valid"])
         return {"lm": _language_model_loss(logits, inputs["labels"][:, first:]), **segmentation}
 
@@ -173,7 +177,8 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
             sums = torch.stack([*self._train_parts.values()])
             sums = torch.cat([sums, sums.new_tensor([self._train_samples])])
             total = self.accelerator.reduce(sums, reduction="sum").tolist()
-            logs = logs | {f"loss_{name}": value / total[-1] for name, value in zip(self._train_parts, total, strict=False)}
+            means = dict(zip(self._train_parts, (value / total[-1] for value in total[:-1]), strict=True))
+            logs = logs | {f"loss_{name}": value for name, value in means.items()}
             logs |= {f"weight_{name}": value for name, value in self._train_weights.items()}
             self._train_parts, self._train_samples = {}, 0
         super().log(logs, start_time)
@@ -220,6 +225,8 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Add the mean over all samples of every loss part, and of their weighted sum, to the metrics."""
         self._eval_parts = {}
+        # Seq2SeqTrainer sets `accelerator.gather`, which keeps the repeated rows that fill up the last batch.
+        self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         parts = {name: torch.cat(values) for name, values in self._eval_parts.items()}
@@ -269,7 +276,8 @@ def _language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, K) token ids at the same positions, -100 where there is nothing to predict.
     """
     labels = labels[:, 1:]
-    per_token = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    predicted = logits[:, :-1].float().flatten(0, 1)
+    per_token = F.cross_entropy(predicted, labels.flatten(), ignore_index=-100, reduction="none")
     counted = labels != -100
     return per_token.view(labels.shape).sum(1) / counted.sum(1).clamp(min=1)
 
@@ -289,14 +297,10 @@ def _base_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _with_adapter(
-    model: nn.Module, peft_config: PeftConfig, args: SegmentationSeq2SeqTrainingArguments | None
-) -> nn.Module:
-    """Wrap the model with PEFT, ready for gradient checkpointing."""
+def _with_adapter(model: nn.Module, peft_config: PeftConfig) -> nn.Module:
+    """Wrap the model with PEFT."""
     from peft import PeftModel, get_peft_model
 
     if isinstance(model, PeftModel):
         raise ValueError("the model has an adapter already: pass peft_config=None, or the base model.")
-    if args is not None and args.gradient_checkpointing:
-        model.enable_input_require_grads()  # frozen embeddings give inputs without grad; checkpointing needs one
     return get_peft_model(model, peft_config)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     r"""Add the joint objective to the arguments of `transformers.Seq2SeqTrainingArguments`.
 
-    Overridden defaults: `remove_unused_columns=False` (the collator needs the raw columns), `predict_with_generate=True`
-    (evaluation decodes), `generation_num_beams=2` (paper, table II).
+    Overridden defaults: `remove_unused_columns=False` (the collator needs the raw columns),
+    `predict_with_generate=True` (evaluation decodes), `generation_num_beams=2` (paper, table II).
 
     Args:
         loss_weights: Weights of the parts, `lm` and the names in `hf_frameseg.losses.LOSSES`; a name that is left out
@@ -42,7 +42,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     ]
 
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Drop columns the model does not take; must stay off: the collator reads them."}
+        default=False, metadata={"help": "Drop columns the model does not take; stays off: the collator reads them."}
     )
     predict_with_generate: bool = field(
         default=True, metadata={"help": "Decode masks at evaluation; off: evaluation computes the loss only."}
@@ -65,13 +65,15 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
         """Check what only this class knows."""
         super().__post_init__()
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: the collator reads frames, query and windows of a row.")
+            raise ValueError(
+                "remove_unused_columns must be False: the collator reads a row's frames, query and windows."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported: use soft targets (graded_targets) instead.")
         if self.loss_warmup_steps < 0:
             raise ValueError(f"loss_warmup_steps must be >= 0, got {self.loss_warmup_steps}.")
         if self.loss_warmup_steps and self.loss_weights_start is None:
-            raise ValueError('loss_warmup_steps needs the weights it starts from: set loss_weights_start, e.g. {"lm": 1}.')
+            raise ValueError('loss_warmup_steps needs weights to start from: set loss_weights_start, e.g. {"lm": 1}.')
         self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
         self.frame_losses()  # raises on unknown names and settings
 
@@ -95,7 +97,8 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
 
         options = self.loss_options or {}
         if not isinstance(options, dict) or not all(isinstance(settings, dict) for settings in options.values()):
-            raise ValueError(f'loss_options must be a JSON object such as {{"bce": {{"pos_weight": 2}}}}, got {options!r}.')
+            example = '{"bce": {"pos_weight": 2}}'
+            raise ValueError(f"loss_options must be a JSON object such as {example}, got {options!r}.")
         if unknown := [name for name in options if name not in LOSSES]:
             raise ValueError(f"unknown loss in loss_options: {', '.join(unknown)}; known are {', '.join(LOSSES)}.")
         weighted = self.loss_schedule(max_steps=1).at(0)

@@ -81,7 +81,7 @@ def test_windows_are_one_or_two_on_the_clip_grid(scripts: list[tuple[SyntheticVi
                 assert 0 <= start < end <= video.duration_seconds == row["duration"]
             clips = [c for s, e in row["relevant_windows"] for c in range(s // CLIP_SECONDS, e // CLIP_SECONDS)]
             assert row["relevant_clip_ids"] == clips
-    assert counts[2] > 0.1 * counts[1]
+    assert 0.2 < counts[2] / counts[1] < 0.35
 
 
 def test_a_window_is_where_its_object_is_shown(scripts: list[tuple[SyntheticVideo, list[dict]]]) -> None:
@@ -95,7 +95,9 @@ def test_a_window_is_where_its_object_is_shown(scripts: list[tuple[SyntheticVide
 
 def test_about_30_percent_is_foreground(scripts: list[tuple[SyntheticVideo, list[dict]]]) -> None:
     shares = [
-        sum(end - start for start, end in row["relevant_windows"]) / row["duration"] for _, rows in scripts for row in rows
+        sum(end - start for start, end in row["relevant_windows"]) / row["duration"]
+        for _, rows in scripts
+        for row in rows
     ]
     assert 0.25 < np.mean(shares) < 0.35
     durations = [video.duration_seconds for video, _ in scripts]
@@ -129,7 +131,7 @@ def test_distractors_share_the_colour_or_the_shape_in_most_videos(
         pairs = itertools.combinations(video.objects, 2)
         return any((a[0] == b[0]) != (a[1] == b[1]) for a, b in pairs)
 
-    assert np.mean([confusable(video) for video, _ in scripts]) > 0.7
+    assert np.mean([confusable(video) for video, _ in scripts]) > 0.93
 
 
 def test_one_word_of_the_query_is_not_enough(scripts: list[tuple[SyntheticVideo, list[dict]]]) -> None:
@@ -139,8 +141,8 @@ def test_one_word_of_the_query_is_not_enough(scripts: list[tuple[SyntheticVideo,
         for color, shape in video.objects:
             enough["color"].append(sum(c == color for c, _ in video.objects) == 1)
             enough["shape"].append(sum(s == shape for _, s in video.objects) == 1)
-    assert np.mean(enough["color"]) < 0.7
-    assert np.mean(enough["shape"]) < 0.7
+    assert np.mean(enough["color"]) < 0.55
+    assert np.mean(enough["shape"]) < 0.45
 
 
 def test_render_shows_the_scene_of_the_time(scripts: list[tuple[SyntheticVideo, list[dict]]]) -> None:
@@ -159,7 +161,13 @@ def test_a_more_visible_object_is_larger_and_clearer() -> None:
     def changed(shape: str) -> list[float]:
         backgrounds = np.full((2, 3), 100.0)
         pictures = render_objects(
-            ["white"] * 2, [shape] * 2, np.array([0.1, 0.9]), np.full((2, 2), 0.5), backgrounds, 64, np.random.default_rng(0)
+            ["white"] * 2,
+            [shape] * 2,
+            np.array([0.1, 0.9]),
+            np.full((2, 2), 0.5),
+            backgrounds,
+            64,
+            np.random.default_rng(0),
         )
         return (pictures.astype(float).mean(axis=(1, 2, 3)) - 100).tolist()
 

@@ -93,8 +93,8 @@ def render_objects(
     radius = RADIUS_RANGE[0] + (RADIUS_RANGE[1] - RADIUS_RANGE[0]) * visibility.astype(np.float32)
     opacity = OPACITY_RANGE[0] + (OPACITY_RANGE[1] - OPACITY_RANGE[0]) * visibility.astype(np.float32)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    u = ((axis[None, None, :] - centers[:, 0].astype(np.float32)[:, None, None])) / radius[:, None, None]
-    v = ((axis[None, :, None] - centers[:, 1].astype(np.float32)[:, None, None])) / radius[:, None, None]
+    u = (axis[None, None, :] - centers[:, 0].astype(np.float32)[:, None, None]) / radius[:, None, None]
+    v = (axis[None, :, None] - centers[:, 1].astype(np.float32)[:, None, None]) / radius[:, None, None]
     coverage = np.empty((count, size, size), dtype=np.float32)
     shape_names = np.asarray(shapes)
     for shape in SHAPES:
@@ -347,7 +347,9 @@ def write_dataset(
         elif overwrite:
             shutil.rmtree(out_dir)
         else:
-            raise ValueError(f"{out_dir} holds a synthetic data set of other settings; choose another folder or overwrite it.")
+            raise ValueError(
+                f"{out_dir} holds a synthetic data set of other settings; choose another folder or overwrite it."
+            )
     elif out_dir.exists() and any(out_dir.iterdir()):
         raise ValueError(f"{out_dir} is not empty and was not written by this command; choose another folder.")
     (out_dir / "videos").mkdir(parents=True, exist_ok=True)
