@@ -212,7 +212,7 @@ def decode(
 
 
 def decode_controls(
-    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, metrics: MomentRetrievalMetrics, seed: int
+    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, shuffled: Dataset, metrics: MomentRetrievalMetrics
 ) -> dict[str, list[FramePrediction]]:
     """Decode without the frames, and with the queries of other videos."""
     collator = trainer.eval_data_collator
@@ -221,7 +221,7 @@ def decode_controls(
     trainer.eval_data_collator = collator
     return {
         "blank frames": blank,
-        "queries shuffled between videos": decode(trainer, shuffle_queries(rows, seed), metrics, "shuffled queries"),
+        "queries shuffled between videos": decode(trainer, shuffled, metrics, "queries shuffled between videos"),
         "whole video": metrics.whole_video(),
     }
 
@@ -237,6 +237,21 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 # 5. Files -------------------------------------------------------------------------------------------------------------
+
+
+def save_model(trainer: SegmentationSeq2SeqTrainer, folder: Path, merge: bool) -> None:
+    """Save the model or its adapter.
+
+    Args:
+        trainer: After its training.
+        folder: Where to.
+        merge: Put the adapter into the base and save the whole model. Needed for `pissa_niter_*`: that adapter fits
+            only this run's random decomposition of the base.
+    """
+    if not merge:
+        trainer.save_model(str(folder))
+    elif trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
 
 
 def write_figures(
@@ -338,17 +353,18 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
 
     decoded: dict[str, list[FramePrediction]] = {}
     if run_args.controls:
+        shuffled = shuffle_queries(eval_rows, training_args.seed)  # before hours of training, in case it cannot be done
         decoded["base without fine-tuning"] = decode(trainer, eval_rows, metrics, "base without fine-tuning")
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint in ("true", "True"):
         checkpoint = get_last_checkpoint(training_args.output_dir)
     say(training_args, f"training on {len(train_rows)} queries, {training_args.world_size} process(es)")
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(output / "model"))
     decoded = {"model": decode(trainer, eval_rows, metrics), **decoded}
     if run_args.controls:
-        decoded |= decode_controls(trainer, eval_rows, metrics, training_args.seed)
+        decoded |= decode_controls(trainer, eval_rows, shuffled, metrics)
 
+    save_model(trainer, output / "model", merge=model_args.lora_init.startswith("pissa_niter"))
     results = {name: metrics.score(predictions) for name, predictions in decoded.items()}
     if trainer.is_world_process_zero():
         trainer.processing_class.save_pretrained(output / "model")

@@ -162,3 +162,9 @@ def test_refusals_are_one_line(retriever: MomentRetriever, video_path: Path, tmp
         MomentRetriever.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no video file"):
         retriever(tmp_path / "none.mp4", "a dog")
+
+
+def test_adapter_on_a_random_decomposition_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"init_lora_weights": "pissa_niter_4"}')
+    with pytest.raises(ValueError, match="pissa_niter_4.*merge it"):
+        MomentRetriever.from_pretrained(tmp_path)

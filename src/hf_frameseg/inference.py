@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,8 +83,8 @@ class MomentRetriever:
         """Load a model folder: model, processor and `frameseg_config.json`.
 
         Args:
-            path: Folder written by `save_pretrained` or by the training script; None takes the tiny model of the package,
-                which knows the synthetic videos of `frameseg synth` and needs no network.
+            path: Folder written by `save_pretrained` or by the training script; None takes the tiny model of the
+                package, which knows the synthetic videos of `frameseg synth` and needs no network.
             device: Where the model goes; None leaves it where it is loaded (the CPU, without a `device_map`).
             model_kwargs: Arguments of the model's `from_pretrained`, such as `dtype`.
             **kwargs: Arguments of the constructor, such as `num_beams`.
@@ -93,12 +94,14 @@ class MomentRetriever:
 
         Raises:
             FileNotFoundError: If the folder has no `frameseg_config.json`.
+            ValueError: If it holds an adapter whose base cannot be made again (`pissa_niter_*`).
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
 
         path = TINY_MODEL if path is None else path
+        _refuse_random_base(Path(path))
         config = FrameSegmentationConfig.load(path)  # first: the Auto classes take a missing folder for a Hub name
         model = AutoModelForImageTextToText.from_pretrained(path, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(path)
@@ -203,6 +206,19 @@ class MomentRetriever:
             )
             for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)
         ]
+
+
+def _refuse_random_base(path: Path) -> None:
+    """Refuse adapters that fit only the random decomposition of their own run; PEFT would load them without a word."""
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file():
+        return
+    init = json.loads(adapter.read_text(encoding="utf-8")).get("init_lora_weights")
+    if str(init).startswith("pissa_niter"):
+        raise ValueError(
+            f"{path} holds an adapter made with {init}: it fits only the random decomposition of the base in its own run; "
+            "merge it in that run (merge_and_unload), or train with init_lora_weights='pissa'."
+        )
 
 
 def _to_model(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
