@@ -108,8 +108,11 @@ def _predict(options: argparse.Namespace) -> None:
         from hf_frameseg._imports import require
 
         require("matplotlib", extra="viz")  # as above
+    from transformers.utils.logging import disable_progress_bar
+
     from hf_frameseg.inference import MomentRetriever
 
+    disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
     retriever = MomentRetriever.from_pretrained(options.model)
     frames = retriever.read(options.video)
     predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)

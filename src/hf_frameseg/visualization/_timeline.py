@@ -63,7 +63,7 @@ class Strip:
         return self.rows * (self.thumb_height + THUMB_GAP) + 0.12
 
     def draw(self, axes: Axes, images: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
-        """Draw the thumbnails; frames decoded as 1 are outlined, the others fade."""
+        """Draw the thumbnails; frames decoded as 1 are outlined (faded, the others looked like other scenes)."""
         limits = axes.get_xlim(), axes.get_ylim()
         step = max(1, images.shape[2] // 480)  # matplotlib would keep a 4K frame whole for a 200 pixel thumbnail
         for place, frame in enumerate(self.shown):
@@ -76,7 +76,7 @@ class Strip:
             extent = (x, x + self.thumb_width, y, y + self.thumb_height)
             image = axes.imshow(images[frame, ::step, ::step], extent=extent, aspect="auto")
             image.set_clip_path(outline)
-            image.set(alpha=1.0 if mask[frame] else 0.7, interpolation="bicubic")
+            image.set(interpolation="bicubic")
         axes.set(xlim=limits[0], ylim=limits[1])  # imshow moved them
         overhang = max(0, self.thumb_width / 2 - _to_inches(self.grid.centers_seconds[self.shown[0]], self.grid))
         _label_row(axes, (self.height + 0.12) / 2, "frames", x=-overhang - 0.15)
