@@ -216,8 +216,8 @@ def _refuse_random_base(path: Path) -> None:
     init = json.loads(adapter.read_text(encoding="utf-8")).get("init_lora_weights")
     if str(init).startswith("pissa_niter"):
         raise ValueError(
-            f"{path} holds an adapter made with {init}: it fits only the random decomposition of the base in its own run; "
-            "merge it in that run (merge_and_unload), or train with init_lora_weights='pissa'."
+            f"{path} holds an adapter made with {init}: it fits only the random decomposition of the base in its own "
+            "run; merge it in that run (merge_and_unload), or train with init_lora_weights='pissa'."
         )
 
 
