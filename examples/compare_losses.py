@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all runs share."""
-    names = ("model_name_or_path", "max_steps", "batch_size", "learning_rate")
+    names = ("data_dir", "model_name_or_path", "max_steps", "batch_size", "learning_rate")
     return {name: getattr(options, name) for name in names}
 
 
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> str:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(options.workers, max(len(missing), 1)), mp_context=spawn) as pool:
         jobs = [pool.submit(run, options, name, seed) for name, seed in missing]
-        for job in jobs:
+        for job in as_completed(jobs):  # each result is kept as soon as it is there
             entry = {"settings": shared, **job.result()}
             done.append(entry)
             with log.open("a") as file:

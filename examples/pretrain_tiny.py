@@ -7,7 +7,7 @@ nothing of frame segmentation is learned here except to look at frame i when wor
     python examples/pretrain_tiny.py --output_dir runs/tiny_base     # then copied to src/hf_frameseg/assets/tiny_base
 
 Stages end on an accuracy (a gate), not on a number of steps: a base that misses a gate is not written. A stage that is
-done is kept in `stages/`; an interrupted run goes on from there.
+done is kept in `stages-*/`; an interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -366,7 +366,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, args.rope_theta)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} words")
-    log = run_stages(model, tokenizer, args.seed, args.output_dir / "stages")
+    log = run_stages(model, tokenizer, args.seed, args.output_dir / f"stages-{args.seed}-{args.rope_theta:g}")
 
     image_processor = XGenMMImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     processor = XGenMMProcessor(image_processor=image_processor, tokenizer=tokenizer, num_image_tokens=1)

@@ -31,6 +31,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -147,6 +148,11 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> LoraConfig | No
     if args.lora_r == 0:
         return None
     prefix = "model.language_model."
+    present = {part for name, _ in model.named_modules() for part in name.split(".")}
+    if missing := [name for name in args.lora_modules_to_save if name not in present]:
+        raise ValueError(
+            f"{type(model).__name__} has no module {missing[0]!r}: name another in --lora_modules_to_save."
+        )
     linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     return LoraConfig(
         r=args.lora_r,
@@ -205,9 +211,10 @@ class LossInBar(ProgressCallback):
 
 
 def decode(
-    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, metrics: MomentRetrievalMetrics
+    trainer: SegmentationSeq2SeqTrainer, rows: Dataset, metrics: MomentRetrievalMetrics, name: str = "model"
 ) -> list[FramePrediction]:
     """Decode a split on all processes."""
+    say(trainer.args, f"decoding {len(rows)} queries: {name}")
     return metrics.predictions(*trainer.predict(rows).predictions)
 
 
@@ -309,6 +316,7 @@ def build_trainer(
     metrics: MomentRetrievalMetrics,
 ) -> SegmentationSeq2SeqTrainer:
     """Put model, collator and trainer together."""
+    set_seed(training.seed)  # LoRA and PiSSA draw their first weights; a resumed run must draw the same
     model = load_model(model_args, torch.bfloat16 if training.bf16 else torch.float32)
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path or TINY_BASE)
     collator = FrameSegmentationCollator(
