@@ -1,0 +1,226 @@
+"""The example script from videos to table, in this process, with a tiny random base."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_frameseg.config import FrameSegmentationConfig
+from hf_frameseg.data.annotations import read_annotations
+from hf_frameseg.data.synthetic import write_dataset
+from hf_frameseg.metrics import HEADLINE_COLUMNS, evaluate_submission, validate_submission
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
+ROWS = ["model", "base without fine-tuning", "blank frames", "queries shuffled between videos", "whole video"]
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("run_qvh", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["run_qvh"] = module  # HfArgumentParser looks the fields' types up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["run_qvh"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    counts = {"num_train_videos": 4, "num_val_videos": 2, "num_test_videos": 1}
+    return write_dataset(folder, progress=False, size_pixels=64, fps=1, **counts)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_processor: Any) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    FrameSegmentationConfig(num_frames=5, prompt="compact", frame_size=16).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(script: ModuleType, data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    cache = tmp_path_factory.mktemp("cache")
+
+    def call(output: Path, *more: str) -> dict[str, Any]:
+        options = {
+            "model_name_or_path": base,
+            "data_dir": data,
+            "cache_dir": cache,
+            "output_dir": output,
+            "frame_format": "raw",
+            "use_cpu": "true",
+            "report_to": "none",
+            "disable_tqdm": "true",
+            "max_steps": 2,
+            "save_steps": 1,
+            "logging_steps": 1,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "num_figures": 2,
+        }
+        return script.main([*(f"--{name}={value}" for name, value in options.items()), *more])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def first(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Folder and results of a run of two steps."""
+    output = tmp_path_factory.mktemp("runs") / "first"
+    return output, run(output)
+
+
+def test_metrics_file_has_a_row_per_control_under_official_names(first: tuple[Path, dict[str, Any]]) -> None:
+    output, results = first
+    rows = json.loads((output / "metrics.json").read_text())
+    assert list(rows) == list(results) == ROWS
+    for name, row in rows.items():
+        assert row["brief"].keys() >= set(HEADLINE_COLUMNS.values())
+        assert {"full", "long", "middle", "short", "HL-min-VeryGood"} <= row.keys()
+        assert row["brief"] == results[name]["brief"]
+        for key in HEADLINE_COLUMNS.values():
+            assert row[key] == row["brief"][key]  # also where a reader looks for them
+
+
+def test_submission_is_official_and_scores_what_the_table_says(first: tuple[Path, dict[str, Any]], data: Path) -> None:
+    output, results = first
+    truth = read_annotations(data / "highlight_val_release.jsonl")
+    submission = [json.loads(line) for line in (output / "hl_val_submission.jsonl").read_text().splitlines()]
+    assert [row["qid"] for row in submission] == [row["qid"] for row in truth]
+    assert validate_submission(submission, truth) == []
+    assert evaluate_submission(submission, truth)["brief"] == results["model"]["brief"]
+    assert results["whole video"]["brief"]["MR-full-R1@0.5"] <= 50
+
+
+def test_the_model_was_trained_and_is_whole(first: tuple[Path, dict[str, Any]], base: Path) -> None:
+    from safetensors.torch import load_file
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, first[0] / "model"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all("vision_tower" not in name for name in moved)  # frozen by default
+    assert {name for name in before if "vision_tower" not in name} == moved
+    assert FrameSegmentationConfig.load(first[0] / "model") == FrameSegmentationConfig.load(base)
+
+
+def test_the_trained_model_answers(first: tuple[Path, dict[str, Any]], data: Path) -> None:
+    from hf_frameseg.inference import MomentRetriever
+
+    truth = read_annotations(data / "highlight_val_release.jsonl")[0]
+    submitted = json.loads((first[0] / "hl_val_submission.jsonl").read_text().splitlines()[0])
+    retriever = MomentRetriever.from_pretrained(first[0] / "model")
+    prediction = retriever(data / "videos" / f"{truth['vid']}.mp4", truth["query"])
+    found = [[moment.start, moment.end] for moment in prediction.moments]
+    assert found == [window[:2] for window in submitted["pred_relevant_windows"]]
+    assert prediction.saliency == pytest.approx(submitted["pred_saliency_scores"], abs=1e-4)
+
+
+def test_figures_are_pictures(first: tuple[Path, dict[str, Any]]) -> None:
+    paths = sorted((first[0] / "figures").iterdir())
+    names = [path.stem for path in paths]
+    assert names[0] == "comparison"
+    assert names[-1] == "training_curves"
+    assert [name.split("_")[0] for name in names[1:-1]] == ["prediction"] * 2
+    for path in paths:
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(
+    run: Run, first: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    output = shutil.copytree(first[0], tmp_path / "copy")  # the other tests read the first
+    checkpoint = output / "checkpoint-2" / "trainer_state.json"
+    written = checkpoint.stat().st_mtime_ns
+    run(output, "--max_steps=4", "--resume_from_checkpoint=true", "--controls=false")
+    assert checkpoint.stat().st_mtime_ns == written
+    before = json.loads(checkpoint.read_text())["log_history"]
+    after = json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert after[: len(before)] == before
+    assert [line["step"] for line in after if "loss" in line] == [1, 2, 3, 4]
+    assert list(json.loads((output / "metrics.json").read_text())) == ["model"]
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(run: Run, tmp_path: Path) -> None:
+    results = run(tmp_path / "new", "--max_steps=1", "--resume_from_checkpoint=true", "--controls=false", "--lora_r=2")
+    assert list(results) == ["model"]
+    assert (tmp_path / "new" / "checkpoint-1").is_dir()
+    adapter = json.loads((tmp_path / "new" / "model" / "adapter_config.json").read_text())
+    assert adapter["r"] == 2
+    assert all("language_model" in name for name in adapter["target_modules"])
+
+
+# Arguments
+
+
+def arguments(*more: str) -> list[str]:
+    return ["--data_dir=data", "--output_dir=out", "--use_cpu=true", "--report_to=none", *more]
+
+
+def test_the_command_line_overrides_the_recipe(script: ModuleType) -> None:
+    _, data_args, run_args, training_args = script.parse(arguments())
+    assert run_args.recipe == "default"
+    assert data_args.prefix_corruption == 0.3
+    _, data_args, _, training_args = script.parse(arguments("--prefix_corruption=0.1", '--loss_weights={"lm": 1}'))
+    assert data_args.prefix_corruption == 0.1
+    assert training_args.loss_schedule(max_steps=1).at(0) == {"lm": 1.0}
+
+
+def test_the_papers_recipe_is_the_papers(script: ModuleType) -> None:
+    model_args, data_args, _, args = script.parse(arguments("--recipe=paper", "--bf16=false"))
+    assert (data_args.num_frames, data_args.prompt, data_args.prefix_corruption) == (25, "paper", 0.0)
+    assert (model_args.lora_r, model_args.lora_alpha, model_args.freeze_vision) == (16, 16, True)
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 2 == 128  # two GPUs
+    schedule = args.loss_schedule(max_steps=110)
+    assert schedule.at(0) == {"lm": 1.0, "bce": 0.0, "tversky": 0.0, "generalized_dice": 0.0}
+    assert schedule.at(59)["lm"] > schedule.at(60)["lm"] == pytest.approx(0.2)  # 6 of 11 epochs
+    assert args.frame_losses()["bce"].pos_weight == 2.3378
+
+
+def test_a_recipe_may_be_any_file(script: ModuleType, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("num_frames: 7\nloss_weights: {bce: 1}\n")
+    _, data_args, _, training_args = script.parse(arguments(f"--recipe={recipe}"))
+    assert data_args.num_frames == 7
+    assert training_args.loss_schedule(max_steps=1).at(0) == {"lm": 0.0, "bce": 1.0}
+
+
+def test_wrong_arguments_are_one_clear_line(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text("learning_rat: 1\n")
+    cases = [
+        (["--recipe=papper"], "no recipe 'papper': use one of default, paper, or the path of a YAML file"),
+        ([f"--recipe={tmp_path}/none.yaml"], "no recipe"),
+        ([f"--recipe={misspelt}"], "sets unknown argument(s): learning_rat"),
+    ]
+    for more, message in cases:
+        with pytest.raises(SystemExit) as caught:
+            script.parse(arguments(*more))
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(
+    script: ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "os", SimpleNamespace(environ={"WORLD_SIZE": "2"}))
+    with pytest.raises(SystemExit, match="the launched processes are not joined: on CPU pass --use_cpu true"):
+        run(tmp_path / "out")
