@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_frameseg.models.xgenmm import XGenMMConfig, XGenMMForConditionalGeneration
@@ -96,9 +96,37 @@ def build(goldens: Path, numbers: dict[str, Any]) -> Callable[[str], XGenMMForCo
     return build_model
 
 
-@pytest.fixture(params=["sdpa", "eager"], scope="module")
-def model(request: pytest.FixtureRequest, build: Callable) -> XGenMMForConditionalGeneration:
-    return build(request.param)
+@pytest.fixture(scope="module")
+def folders(goldens: Path, numbers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The recorded weights as they are, without the Hub's prefix, and as `save_pretrained` writes them."""
+    reference = load_file(goldens / "state_dict.safetensors")
+    layouts = {"hub": reference, "unprefixed": {key.removeprefix("vlm."): value for key, value in reference.items()}}
+    folders = {}
+    for name, weights in layouts.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        port_config(numbers).save_pretrained(folders[name])
+        save_file(weights, folders[name] / "model.safetensors", metadata={"format": "pt"})
+    folders["saved"] = tmp_path_factory.mktemp("saved")
+    XGenMMForConditionalGeneration.from_pretrained(folders["hub"]).save_pretrained(folders["saved"])
+    return folders
+
+
+@pytest.fixture(params=["hub-sdpa", "saved-sdpa", "hub-eager", "saved-eager"], scope="module")
+def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> XGenMMForConditionalGeneration:
+    layout, attention = request.param.split("-")
+    model = XGenMMForConditionalGeneration.from_pretrained(folders[layout], attn_implementation=attention)
+    assert model.model.language_model.config._attn_implementation == attention
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def test_every_layout_gives_the_same_weights(build: Callable, folders: dict[str, Path]) -> None:
+    expected = build().state_dict()
+    for folder in folders.values():
+        loaded, info = XGenMMForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+        torch.testing.assert_close(loaded.state_dict(), expected, atol=0, rtol=0)
+        assert not any(info.values())
+    assert load_file(folders["saved"] / "model.safetensors").keys() == expected.keys()
 
 
 def model_inputs(inputs: Tensors, numbers: dict[str, Any], prefix: str = "") -> Tensors:
@@ -269,6 +297,10 @@ def skip_post_layernorm(model: XGenMMForConditionalGeneration) -> None:
     model.model.vision_tower.post_layernorm = nn.Identity()
 
 
+def read_the_penultimate_layer(model: XGenMMForConditionalGeneration) -> None:
+    del model.model.vision_tower.encoder.layers[-1]
+
+
 def forget_the_scale(model: XGenMMForConditionalGeneration) -> None:
     for layer in model.model.resampler.layers:
         layer.attn.scaling = 1.0
@@ -288,6 +320,7 @@ def shorten_the_window(model: XGenMMForConditionalGeneration) -> None:
         use_erf_gelu_in_siglip,
         drop_head_bias,
         skip_post_layernorm,
+        read_the_penultimate_layer,
         forget_the_scale,
         shorten_the_window,
     ],

@@ -232,6 +232,9 @@ def test_bad_calls_say_what_to_do(tiny_model: XGenMMForConditionalGeneration) ->
         tiny_model(**{**batch, "pixel_values": batch["pixel_values"][:5]})
     with pytest.raises(ValueError, match="flatten samples and frames"):
         tiny_model(**{**batch, "pixel_values": batch["pixel_values"].unflatten(0, (2, 3))})
+    for size in (24, 33):  # 33 pixels give as many patches as 32
+        with pytest.raises(ValueError, match=rf"images of \(3, 32, 32\) .* got \(3, {size}, {size}\): resize with"):
+            tiny_model(**{**batch, "pixel_values": torch.zeros(6, 3, size, size)})
     with pytest.raises(ValueError, match="leave logits_to_keep at 0"):
         tiny_model(**batch, labels=batch["input_ids"], logits_to_keep=2)
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):

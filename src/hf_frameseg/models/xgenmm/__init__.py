@@ -10,8 +10,10 @@ Example:
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from .configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
+from .convert_xgenmm import reference_weight_conversion
 from .image_processing_xgenmm import XGenMMImageProcessor
 from .modeling_xgenmm import (
     XGenMMCausalLMOutputWithPast,
@@ -22,6 +24,7 @@ from .modeling_xgenmm import (
     XGenMMPreTrainedModel,
 )
 from .processing_xgenmm import XGenMMProcessor
+from .tokenization_xgenmm import check_tokenizer
 
 # exist_ok: the module may be imported again under another name (notebook autoreload, a copied source tree).
 AutoConfig.register("xgenmm", XGenMMConfig, exist_ok=True)
@@ -29,6 +32,10 @@ AutoModel.register(XGenMMConfig, XGenMMModel, exist_ok=True)
 AutoModelForImageTextToText.register(XGenMMConfig, XGenMMForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(XGenMMConfig, XGenMMProcessor, exist_ok=True)
 AutoImageProcessor.register(XGenMMConfig, image_processor_classes={"torchvision": XGenMMImageProcessor}, exist_ok=True)
+# By class, not by model type: PEFT rewrites the adapters of model types that have a mapping.
+register_checkpoint_conversion_mapping(
+    XGenMMForConditionalGeneration.__name__, reference_weight_conversion(), overwrite=True
+)
 
 __all__ = [
     "XGenMMCausalLMOutputWithPast",
@@ -41,4 +48,5 @@ __all__ = [
     "XGenMMPreTrainedModel",
     "XGenMMProcessor",
     "XGenMMResamplerConfig",
+    "check_tokenizer",
 ]

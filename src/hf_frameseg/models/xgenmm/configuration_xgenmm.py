@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .convert_xgenmm import convert_reference_config, is_reference_config
+
 
 @strict
 class XGenMMResamplerConfig(PreTrainedConfig):
@@ -92,6 +94,44 @@ class XGenMMConfig(PreTrainedConfig):
     image_token_id: int = 32012
     initializer_range: float | None = None
     tie_word_embeddings: bool = False
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> XGenMMConfig:
+        """Build from the content of a config.json, in the port's form or in that of the reference's remote code.
+
+        Args:
+            config_dict: Content of the file.
+            **kwargs: As in `PreTrainedConfig.from_dict`.
+
+        Raises:
+            ValueError: If the file belongs to another kind of model, or an entry in the reference's form is unknown.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"Expected a config.json of model_type {cls.model_type!r}, got {model_type!r}: load this checkpoint "
+                "with AutoModelForImageTextToText, which picks the class that fits."
+            )
+        if is_reference_config(config_dict):
+            config_dict = convert_reference_config(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_reference(cls, config_dict: dict[str, Any]) -> XGenMMConfig:
+        """Build from a config.json of the reference's remote code; `from_pretrained` does this by itself.
+
+        Args:
+            config_dict: Content of the file. What it leaves out has the remote code's defaults.
+
+        Raises:
+            ValueError: If a part is of another kind than the port has, or an entry is unknown.
+
+        Example:
+            >>> config = XGenMMConfig.from_reference({"text_config": {"initial_tokenizer_len": 32012}})
+            >>> config.text_config.vocab_size, config.image_token_id
+            (32015, 32012)
+        """
+        return cls.from_dict(convert_reference_config(config_dict))
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill the parts' defaults under what was given, and switch the unused pooling head off."""

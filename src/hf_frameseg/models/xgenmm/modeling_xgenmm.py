@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
+from .convert_xgenmm import MERGED_KEYS
 
 
 @dataclass
@@ -120,6 +123,40 @@ class XGenMMPerceiverLayer(GradientCheckpointingLayer):
         return latents + self.mlp(latents)
 
 
+def _refuse_incomplete_loading(model: nn.Module, source: Any, info: dict[str, Any], allow_mismatched: bool) -> None:
+    """Raise with the list of all weights that found no place, or whose place stayed empty."""
+    unexpected = set(info["unexpected_keys"])
+    if not hasattr(model, "lm_head"):  # the base model, rightly without the head
+        unexpected = {key for key in unexpected if not key.startswith("lm_head.")}
+    mismatched = [] if allow_mismatched else sorted(info["mismatched_keys"])
+    halves = {key: " with ".join(f"lang_model.{name}" for name in names) for key, names in MERGED_KEYS.items()}
+    problems = [
+        f"missing {name}" + (f" (in the Hub's layout {halves[name]})" if name in halves else "")
+        for name in _grouped(info["missing_keys"])
+    ]
+    problems += [f"unexpected {name}" for name in _grouped(unexpected)]
+    problems += [f"{key} has shape {tuple(found)}, expected {tuple(own)}" for key, found, own in mismatched]
+    if problems:
+        raise ValueError(
+            f"The checkpoint {source} does not fit {type(model).__name__}: {'; '.join(problems)}. Expected the layout "
+            "that save_pretrained writes, or the Hub's of xGen-MM (vlm.*, or without that prefix): check that all "
+            "files are there and that config.json belongs to them."
+        )
+
+
+def _grouped(keys: Iterable[str]) -> list[str]:
+    """Write keys that differ only in their layer's number as one, with all the numbers."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        number = re.search(r"(?<=\.)\d+(?=\.)", key)
+        pattern = key if number is None else f"{key[: number.start()]}{{}}{key[number.end() :]}"
+        groups.setdefault(pattern, []).extend([number[0]] if number else [])
+    return [
+        pattern.replace("{}", numbers[0] if len(numbers) == 1 else f"{{{','.join(sorted(numbers, key=int))}}}")
+        for pattern, numbers in sorted((pattern, numbers or [""]) for pattern, numbers in groups.items())
+    ]
+
+
 class XGenMMPreTrainedModel(PreTrainedModel):
     """Share loading, saving and weight initialisation between the xGen-MM models."""
 
@@ -132,6 +169,67 @@ class XGenMMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
+
+    # SigLIP's attention pooling: in the Hub's file, and nobody reads its output. Dropped on purpose, never silently
+    # with something else: from_pretrained refuses every other key without a place.
+    _keys_to_ignore_on_load_unexpected = [r"^model\.vision_tower\.head\."]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load weights in the port's layout or, for the model with its head, in the reference's; see `PreTrainedModel`.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub repository.
+            *args: As in `PreTrainedModel.from_pretrained`.
+            output_loading_info: Whether to return (model, loading info).
+            ignore_mismatched_sizes: Whether weights of another shape may stay freshly drawn.
+            **kwargs: As in `PreTrainedModel.from_pretrained`.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            ValueError: If a weight is missing, left over or of another shape; the message lists all of them.
+            OSError: If a file is cut or damaged.
+        """
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # by name: safetensors is not imported here
+                raise
+            raise OSError(
+                f"Expected whole safetensors files in {pretrained_model_name_or_path}, got a cut or damaged one "
+                f"({error}): compare the file sizes with their source and download again."
+            ) from error
+        _refuse_incomplete_loading(model, pretrained_model_name_or_path, info, ignore_mismatched_sizes)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save in the port's layout, wherever the weights came from; see `PreTrainedModel.save_pretrained`.
+
+        Args:
+            save_directory: Folder to write.
+            *args: As in `PreTrainedModel.save_pretrained`.
+            **kwargs: As in `PreTrainedModel.save_pretrained`, but `save_original_format` must not be True.
+
+        Raises:
+            ValueError: If the reference's layout is asked for.
+        """
+        if kwargs.pop("save_original_format", False):
+            raise ValueError(
+                "save_original_format must be False, got True: the port is saved in its own layout only, the merged "
+                "vocabulary has lost the reference's dead rows."
+            )
+        super().save_pretrained(save_directory, *args, save_original_format=False, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -204,6 +302,14 @@ class XGenMMModel(XGenMMPreTrainedModel):
             raise ValueError(
                 f"pixel_values must be (images, channels, height, width), got shape {tuple(pixel_values.shape)}: "
                 "flatten samples and frames with pixel_values.flatten(0, 1)."
+            )
+        vision = self.config.vision_config
+        expected = (vision.num_channels, vision.image_size, vision.image_size)
+        if tuple(pixel_values.shape[1:]) != expected:
+            # Not left to the tower: a few pixels more give the same number of patches, of a picture cut at the edge.
+            raise ValueError(
+                f"pixel_values must hold images of {expected} (channels, height, width), got "
+                f"{tuple(pixel_values.shape[1:])}: resize with XGenMMImageProcessor(size=...) of the model's size."
             )
         # A frozen tower needs no graph: without this its activations would be kept for nothing.
         needs_graph = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())

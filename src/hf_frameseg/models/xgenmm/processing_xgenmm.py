@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from transformers import AddedToken, AutoTokenizer
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import PROCESSOR_NAME, cached_file
+
+from .configuration_xgenmm import XGenMMConfig
+from .convert_xgenmm import REFERENCE_IMAGE_TOKENS
+from .image_processing_xgenmm import XGenMMImageProcessor
+from .tokenization_xgenmm import check_tokenizer, is_phi3_tokenizer
 
 # Phi-3's turns. The assistant turn of a prompt is left open and ends with the newline that Phi-3's tokenizer drops.
 XGENMM_CHAT_TEMPLATE = (
@@ -36,7 +44,8 @@ class XGenMMProcessor(ProcessorMixin):
         chat_template: Jinja template; None takes `XGENMM_CHAT_TEMPLATE`.
 
     Raises:
-        ValueError: If `image_token` is not one token of the tokenizer, or `num_image_tokens` is below 1.
+        ValueError: If `image_token` is not one token of the tokenizer, `num_image_tokens` is below 1, or a tokenizer
+            that claims to be Phi-3's breaks the rules of the released model (`check_tokenizer`).
 
     Call it with `text` (one or several prompts) and `images`: flat (all images in reading order) or nested (one list
     or one (F, H, W, 3) array per prompt). It returns `input_ids`, `attention_mask` (B, L) and `pixel_values`
@@ -64,9 +73,37 @@ class XGenMMProcessor(ProcessorMixin):
                 f"The tokenizer must know {image_token!r} as one token, got ids {ids}: "
                 f"tokenizer.add_special_tokens({{'additional_special_tokens': [{image_token!r}]}})."
             )
+        if is_phi3_tokenizer(tokenizer):
+            check_tokenizer(tokenizer)
         self.num_image_tokens = num_image_tokens
         self.image_token = image_token
         self.image_token_id = ids[0]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load from a folder or repository, the reference's too; see `ProcessorMixin.from_pretrained`.
+
+        The reference's has a tokenizer without the image tokens and the settings of its any-resolution mode: there
+        the tokens are added as its code does, and images are prepared as `XGenMMImageProcessor` does.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub repository.
+            **kwargs: As in `ProcessorMixin.from_pretrained`.
+        """
+        hub_keys = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        hub_kwargs = {key: kwargs[key] for key in hub_keys if key in kwargs}
+        own = cached_file(
+            pretrained_model_name_or_path, PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False, **hub_kwargs
+        )
+        if own is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config = XGenMMConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        # legacy=True would put a space token in front of the first turn.
+        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, legacy=False, **hub_kwargs)
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in REFERENCE_IMAGE_TOKENS])
+        size = config.vision_config.image_size
+        image_processor = XGenMMImageProcessor(size={"height": size, "width": size})
+        return cls(image_processor, tokenizer, num_image_tokens=config.resampler_config.num_latents)
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs: Any) -> None:
         """Check that every prompt has as many `<image>` as images.
