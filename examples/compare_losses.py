@@ -174,12 +174,18 @@ def main(argv: list[str] | None = None) -> str:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(options.workers, max(len(missing), 1)), mp_context=spawn) as pool:
         jobs = [pool.submit(run, options, name, seed) for name, seed in missing]
+        failures: list[BaseException] = []
         for job in as_completed(jobs):  # each result is kept as soon as it is there
+            if error := job.exception():
+                failures.append(error)
+                continue
             entry = {"settings": shared, **job.result()}
             done.append(entry)
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
             print(f"{entry['variant']}, seed {entry['seed']}: {entry['free_running']}", flush=True)
+    if failures:
+        raise failures[0]
     text = table(done)
     (output / "table.md").write_text(text + "\n")
     print(text)

@@ -54,10 +54,10 @@ def test_every_tensor_of_a_batch_of_two(make_collator: Any, rows: list[dict[str,
     batch = make_collator(train=False)(rows)
     end = "Answer 0 or 1 for each frame.<|end|>\n<|assistant|>\n"
     first = tiny_tokenizer(
-        "<|user|>\nFrame 0: <image><image>\nFrame 1: <image><image>\nFrame 2: <image><image>\nActivity: a dog\n" + end
+        "<|user|>\nActivity: a dog\nFrame 0: <image><image>\nFrame 1: <image><image>\nFrame 2: <image><image>\n" + end
     ).input_ids
     second = tiny_tokenizer(
-        "<|user|>\nFrame 0: <image><image>\nFrame 1: <image><image>\nActivity: a cat naps\n" + end
+        "<|user|>\nActivity: a cat naps\nFrame 0: <image><image>\nFrame 1: <image><image>\n" + end
     ).input_ids
     length = len(first) + 4
     pads = length - len(second) - 3

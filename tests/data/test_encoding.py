@@ -22,9 +22,9 @@ def frames_of(*counts: int) -> list[np.ndarray]:
 def test_prompts_are_left_padded_and_complete(tiny_processor: Any) -> None:
     batch = encode_prompts(tiny_processor, COMPACT, ["a dog", "a cat naps"], frames_of(2, 1))
     texts = [
-        "<|user|>\nFrame 0: <image><image>\nFrame 1: <image><image>\nActivity: a dog\n"
+        "<|user|>\nActivity: a dog\nFrame 0: <image><image>\nFrame 1: <image><image>\n"
         "Answer 0 or 1 for each frame.<|end|>\n<|assistant|>\n",
-        "<|user|>\nFrame 0: <image><image>\nActivity: a cat naps\n"
+        "<|user|>\nActivity: a cat naps\nFrame 0: <image><image>\n"
         "Answer 0 or 1 for each frame.<|end|>\n<|assistant|>\n",
     ]
     ids = [tiny_processor.tokenizer(text).input_ids for text in texts]

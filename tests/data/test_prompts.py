@@ -38,11 +38,11 @@ def test_compact_prompt_layout() -> None:
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "Frame 0: "},
+                {"type": "text", "text": "Activity: a dog runs\nFrame 0: "},
                 {"type": "image"},
                 {"type": "text", "text": "\nFrame 1: "},
                 {"type": "image"},
-                {"type": "text", "text": "\nActivity: a dog runs\nAnswer 0 or 1 for each frame."},
+                {"type": "text", "text": "\nAnswer 0 or 1 for each frame."},
             ],
         }
     ]
@@ -58,7 +58,7 @@ def test_system_message_is_a_content_list() -> None:
 @pytest.mark.parametrize("query", ["50 {percent} of {query}", "{}", "a <b> & 'c'", "日本語"])
 def test_query_is_used_as_it_is(query: str) -> None:
     content = PROMPTS["compact"].messages(query, 1)[-1]["content"]
-    assert f"Activity: {query}\n" in content[-1]["text"]
+    assert f"Activity: {query}\n" in content[0]["text"]
 
 
 def test_bare_frame_lines_make_no_empty_text() -> None:

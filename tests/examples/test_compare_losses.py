@@ -163,7 +163,14 @@ def test_a_finished_comparison_only_prints(script: ModuleType, done: Done, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_steps", "10"), ("batch_size", "8"), ("learning_rate", "0.1"), ("model_name_or_path", "x")]
+    ("name", "value"),
+    [
+        ("max_steps", "10"),
+        ("batch_size", "8"),
+        ("learning_rate", "0.1"),
+        ("model_name_or_path", "x"),
+        ("data_dir", "x"),
+    ],
 )
 def test_runs_of_other_settings_are_refused(
     script: ModuleType, done: Done, tmp_path: Path, name: str, value: str
