@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
-from hf_frameseg.data.qvhighlights import load_qvhighlights, row_frames
+from hf_frameseg.data.qvhighlights import VideoReadError, load_qvhighlights, row_frames
 from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
 from hf_frameseg.labels import BinaryLabels, clip_saliency_targets
 from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
@@ -189,6 +191,15 @@ def say(args: TrainingArguments, text: str) -> None:
     """Print a line once, not once per process."""
     if args.process_index == 0:
         print(f"[run_qvh] {text}", flush=True)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End with one line when the input is at fault; what goes wrong later keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, VideoReadError) as error:
+        raise SystemExit(f"run_qvh.py: error: {error}") from error
 
 
 class LossInBar(ProgressCallback):
@@ -347,17 +358,19 @@ def build_trainer(
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Train, score, draw; return the official dictionary of each row of the table."""
-    model_args, data_args, run_args, training_args = parse(argv)
+    with one_line_errors():
+        model_args, data_args, run_args, training_args = parse(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) != training_args.world_size:
         # accelerate can start processes that do not know of each other; each would then train alone, in silence
         raise SystemExit(
             "the launched processes are not joined: on CPU pass --use_cpu true (see examples/accelerate_cpu2.yaml)"
         )
-    task = task_config(model_args, data_args, training_args)
     output = Path(training_args.output_dir)
-    train_rows, eval_rows = load_rows(data_args, task, training_args)
-    metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
-    trainer = build_trainer(model_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
+    with one_line_errors():
+        task = task_config(model_args, data_args, training_args)
+        train_rows, eval_rows = load_rows(data_args, task, training_args)
+        metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
+        trainer = build_trainer(model_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
 
     decoded: dict[str, list[FramePrediction]] = {}
     if run_args.controls:
