@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## make videos, train a tiny model on two CPU processes, evaluate it, draw (10 minutes on 2 cores)
+demo: $(STAMP) ## make videos, train a tiny model on two CPU processes, evaluate it, draw (4 minutes on 2 cores after the install)
 	$(OFFLINE) $(BIN)/frameseg synth $(DEMO_DIR)/data --seed $(SEED) --num-proc 2
 	$(OFFLINE) $(LAUNCH) examples/run_qvh.py --recipe default --data_dir $(DEMO_DIR)/data --output_dir $(DEMO_DIR) --seed $(SEED) $(DEMO_TRAINING) $(DEMO_ARGS)
 	@vid=$$(sed -n '/"query": "$(QUERY)"/{s/.*"vid": "\([^"]*\)".*/\1/p;q}' $(DEMO_DIR)/data/highlight_val_release.jsonl); \
