@@ -19,9 +19,11 @@ LEVELS = {
     "labels": 2,
     "losses": 2,
     "models": 2,
-    "config": 3,
+    "adapters": 2,
+    "config": 2,
     "data": 3,
     "decoding": 3,
+    "loading": 3,
     "metrics": 3,
     "visualization": 3,
     "trainer": 4,
@@ -31,8 +33,8 @@ LEVELS = {
     "cli": 5,
     "demo": 5,
 }
-ONE_ROOM = {"training_args": "trainer"}
-ALONE = {"losses", "models"}  # import nothing of ours: usable, and movable, without the rest
+ONE_ROOM = {"training_args": "trainer", "model_card": "hub"}
+ALONE = {"losses", "models", "adapters"}  # import nothing of ours: usable, and movable, without the rest
 FACADE_NAMES = {"__version__"}  # all that the inside may take from the facade
 
 # What the models of transformers themselves import.
