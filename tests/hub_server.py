@@ -110,8 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
     def batch(self, body: bytes, repo: str) -> None:
         objects = []
         for item in json.loads(body)["objects"]:
-            actions = {} if item["oid"] in self.hub.large else {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
-            objects.append({"oid": item["oid"], "size": item["size"], "actions": actions})
+            wanted = {"oid": item["oid"], "size": item["size"]}
+            if item["oid"] not in self.hub.large:  # no "actions" means: already here
+                wanted["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+            objects.append(wanted)
         self._json({"transfer": "basic", "objects": objects})
 
     def put_large(self, body: bytes, oid: str) -> None:

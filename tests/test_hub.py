@@ -367,7 +367,7 @@ def test_the_snippet_of_the_card_runs(
 ) -> None:
     from hf_frameseg.data.synthetic import write_dataset
 
-    write_dataset(tmp_path / "data", progress=False, num_train_videos=1, num_val_videos=0, num_test_videos=0, fps=1)
+    write_dataset(tmp_path / "data", progress=False, num_train_videos=1, num_val_videos=1, num_test_videos=0, fps=1)
     folder = save()
     shutil.copy(next((tmp_path / "data" / "videos").iterdir()), folder / "video.mp4")
     monkeypatch.chdir(folder)
@@ -393,6 +393,9 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(
+            constants, "HF_HUB_DISABLE_XET", True
+        )  # its storage is another server with another protocol
         monkeypatch.setattr("time.sleep", lambda seconds: None)
         yield server
 

@@ -136,8 +136,9 @@ def hub_error(error: Exception, action: str) -> Exception:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # the client's "not in the cache either" hides why the Hub did not give it
+    # The client wraps what went wrong: "not in the cache either", "Error while uploading".
+    while isinstance(error, LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     where = f"could not {action} at {constants.ENDPOINT}"
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return FileNotFoundError(
@@ -155,7 +156,8 @@ def hub_error(error: Exception, action: str) -> Exception:
     # The client's HTTP library is named httpx or httpx2, by version; its errors are no ConnectionError.
     libraries = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     if isinstance(error, ConnectionError | TimeoutError) or libraries & {"httpx", "httpx2"}:
-        return ConnectionError(f"{where}: the connection broke ({type(error).__name__}); try again")
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        return ConnectionError(f"{where}: the connection broke ({detail[:200]}); try again")
     return error
 
 
