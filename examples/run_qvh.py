@@ -402,7 +402,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint in ("true", "True"):
-        checkpoint = get_last_checkpoint(training_args.output_dir)
+        checkpoint = get_last_checkpoint(output) if output.is_dir() else None
     # A resumed PiSSA adapter goes back to the decomposition of its first run: no new one, which would be another.
     start_args = replace(model_args, lora_init="true") if start_of(checkpoint) else model_args
     trainer = build_trainer(start_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
