@@ -33,7 +33,7 @@ LEVELS = {
     "cli": 5,
     "demo": 5,
 }
-ONE_ROOM = {"training_args": "trainer", "model_card": "hub"}
+ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"}
 ALONE = {"losses", "models", "adapters"}  # import nothing of ours: usable, and movable, without the rest
 FACADE_NAMES = {"__version__"}  # all that the inside may take from the facade
 

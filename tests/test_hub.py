@@ -178,19 +178,34 @@ def test_other_starts_and_scalings(
     assert rank == (4 if changes.get("init_lora_weights") is True else 8)
 
 
-def test_bfloat16_has_its_own_tolerance(base: Path, tiny_processor: Any, tmp_path: Path) -> None:
+def test_bfloat16_may_differ_by_its_rounding_only(
+    base: Path, tiny_processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = get_peft_model(load_base(base, dtype=torch.bfloat16), lora(load_base(base)))
     initial = adapters.snapshot_adapter(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.mul_(1.2)
-    options = {"initial_adapter": initial}
-    with pytest.raises(ValueError, match="differs from the trained model"):
-        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "strict", tolerance=1e-4, **options)
-    hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter", **options)
+    state = copy.deepcopy(model.state_dict())
+    hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter", initial_adapter=initial)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     loaded = MomentRetriever.from_pretrained(tmp_path / "adapter", model_kwargs={"dtype": torch.bfloat16})
     assert loaded.model.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="differs from the trained model"):  # as strict as float32, if wanted
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "two", initial_adapter=initial, tolerance=1e-4)
+    monkeypatch.setattr(hub, "plain_lora", lambda *args: untrained(*adapters.plain_lora(*args)))
+    with pytest.raises(ValueError, match="more than 2 times the rounding of"):
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "three", initial_adapter=initial)
+    monkeypatch.undo()
+    late = adapters.snapshot_adapter(model)
+    with pytest.raises(ValueError, match="more than 2 times the rounding of .*taken before training"):
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "four", initial_adapter=late)
+
+
+def untrained(state: dict[str, Tensor], config: LoraConfig) -> tuple[dict[str, Tensor], LoraConfig]:
+    """Return the adapter without what it learned."""
+    return {name: value * ("lora_B" not in name) for name, value in state.items()}, config
 
 
 def test_the_trained_model_stays_as_it_is(trained: Any, save: Any) -> None:
@@ -324,6 +339,7 @@ def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Pa
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: save(initial_adapter=None), ValueError, "snapshot_adapter.*before training"),
         (lambda: save(initial_adapter=wrong_rank), ValueError, "expected the initial adapter of this model"),
+        (lambda: save(initial_adapter=adapters.snapshot_adapter(trained.model)), ValueError, "taken before training"),
         (lambda: save(initial_adapter=tmp_path / "no"), FileNotFoundError, "no initial adapter at"),
         (lambda: save(tmp_path / "mine"), FileExistsError, "no model of this package"),
         (lambda: save(model=pure), ValueError, "with one LoRA adapter, got XGenMM.* with none"),

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from hf_frameseg.adapters import lora_config_of, plain_lora
+from hf_frameseg.adapter_check import compare, noise_batch
+from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
-from hf_frameseg.data.encoding import TARGET_KEYS, encode_prompts
-from hf_frameseg.data.prompts import get_prompt
 from hf_frameseg.loading import (
     ADAPTER_CONFIG_NAME,
     BUNDLED_BASES,
     fetch,
     hub_error,
     is_adapter,
-    load_base,
     load_pretrained,
 )
 from hf_frameseg.model_card import model_card, name_in_card
@@ -33,17 +28,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import ProcessorMixin
 
-FLOAT32_TOLERANCE = 1e-4
-"""Largest difference of a logit between the trained model and the saved adapter on a new base, in float32."""
-
-HALF_PRECISION_RELATIVE_TOLERANCE = 0.05
-"""The same in bfloat16 and float16, as a share of the largest logit: there the residual base of PiSSA is rounded, and
-so is every activation."""
-
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 CARD_NAME = "README.md"
-_CHECK_QUERY = "a red circle"
-_CHECK_SIZE = 64  # pixels; the processor resizes
 
 
 def save_adapter(
@@ -78,8 +64,8 @@ def save_adapter(
         recipe: Settings of the training for the model card.
         dataset: What it was trained on, for the model card; "QVHighlights" brings its licence.
         check_batch: Model inputs for the comparison, such as a batch of the collator; None asks about noise frames.
-        tolerance: Largest absolute difference of a logit; None takes `FLOAT32_TOLERANCE`, or in half precision
-            `HALF_PRECISION_RELATIVE_TOLERANCE` times the largest logit.
+        tolerance: Largest absolute difference of a logit; None takes `adapter_check.TOLERANCE`, and for PiSSA also lets
+            pass what is within `ROUNDING_FACTOR` of the rounding measured on the same batch.
 
     Returns:
         The folder.
@@ -110,7 +96,7 @@ def save_adapter(
     lora.base_model_name_or_path = name
     lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
     card = model_card(config, metrics=metrics, recipe=recipe, dataset=dataset)
-    batch = _noise_batch(processor, config) if check_batch is None else check_batch
+    batch = noise_batch(processor, config) if check_batch is None else check_batch
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
@@ -122,7 +108,8 @@ def save_adapter(
         processor.save_pretrained(partial)
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
-        _compare(model, loaded_from or name, partial, batch, tolerance)
+        start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
+        compare(model, loaded_from or name, partial, batch, start, tolerance)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -233,62 +220,6 @@ def push_to_hub(
     except Exception as error:
         raise hub_error(error, f"push to {repo_id}") from error
     return str(commit.commit_url)
-
-
-# ---- Comparison ------------------------------------------------------------------------------------------------------
-
-
-def _noise_batch(processor: ProcessorMixin, config: FrameSegmentationConfig) -> dict[str, Tensor]:
-    """Return one question about frames of noise, the same every time."""
-    shape = (config.num_frames, _CHECK_SIZE, _CHECK_SIZE, 3)
-    frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    return encode_prompts(processor, get_prompt(config.prompt), [_CHECK_QUERY], [frames])
-
-
-def _compare(model: PeftModel, base: str, adapter: Path, batch: Mapping[str, Tensor], tolerance: float | None) -> None:
-    """Refuse an adapter that gives other logits on a new base than the trained model."""
-    from peft import PeftModel
-
-    original = model.get_base_model()
-    expected = _logits(model, batch)
-    fresh = load_base(base, dtype=original.dtype, attn_implementation=original.config._attn_implementation)
-    found = _logits(PeftModel.from_pretrained(fresh.to(original.device), str(adapter)), batch)
-    difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
-    if tolerance is None:
-        exact = original.dtype == torch.float32
-        tolerance = FLOAT32_TOLERANCE if exact else HALF_PRECISION_RELATIVE_TOLERANCE * largest
-    if not difference <= tolerance:  # not-a-number is refused too
-        raise ValueError(
-            f"the converted adapter on a new {base} differs from the trained model by {difference:.3g} in a logit "
-            f"(largest {largest:.3g}), more than {tolerance:.3g}, so nothing was written: was initial_adapter taken "
-            "before training, and is everything that was trained part of the adapter (modules_to_save)?"
-        )
-
-
-@torch.no_grad()
-def _logits(model: PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the logits (N, V) of all positions that are not padding, in float32 on the CPU."""
-    base = model.get_base_model()
-    inputs = {
-        key: value.to(device=base.device, dtype=base.dtype if value.is_floating_point() else None)
-        for key, value in batch.items()
-        if key not in TARGET_KEYS
-    }
-    with _evaluating(model):
-        logits = model(**inputs, use_cache=False).logits
-    return logits[inputs["attention_mask"].bool()].float().cpu()
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while, everywhere, and put each module back into its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
