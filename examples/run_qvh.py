@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
+from hf_frameseg.adapters import SNAPSHOT_NAME, changes_base, lora_config_of, restore_adapter, snapshot_adapter
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.qvhighlights import VideoReadError, load_qvhighlights, row_frames
 from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
+from hf_frameseg.hub import save_adapter
 from hf_frameseg.labels import BinaryLabels, clip_saliency_targets
 from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
 from hf_frameseg.moments import FramePrediction, moments_from_windows, num_clips
@@ -257,19 +259,67 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 # 5. Files -------------------------------------------------------------------------------------------------------------
 
 
-def save_model(trainer: SegmentationSeq2SeqTrainer, folder: Path, merge: bool) -> None:
-    """Save the model or its adapter.
+def keep_start(trainer: SegmentationSeq2SeqTrainer, checkpoint: str | None) -> dict[str, torch.Tensor] | None:
+    """Keep the start of a PiSSA adapter in the output folder, or go back to that of the run that is resumed.
 
-    Args:
-        trainer: After its training.
-        folder: Where to.
-        merge: Put the adapter into the base and save the whole model. Needed for `pissa_niter_*`: that adapter fits
-            only this run's random decomposition of the base.
+    Without it the adapter fits only this run's random decomposition of the base.
     """
-    if not merge:
+    model, output = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
+    start = start_of(checkpoint)
+    if start is not None:
+        initial = restore_adapter(model, start)
+        if trainer.is_world_process_zero() and start.parent.resolve() != output.resolve():
+            snapshot_adapter(model, output / SNAPSHOT_NAME)
+        return initial
+    if not hasattr(model, "peft_config") or not changes_base(lora_config_of(model)):
+        return None
+    if checkpoint:
+        raise SystemExit(f"cannot resume {checkpoint}: its PiSSA decomposition ({SNAPSHOT_NAME}) is not beside it")
+    return snapshot_adapter(model, output / SNAPSHOT_NAME if trainer.is_world_process_zero() else None)
+
+
+def start_of(checkpoint: str | None) -> Path | None:
+    """Return the file that keeps the start of the adapter of a checkpoint, if there is one."""
+    path = Path(checkpoint).parent / SNAPSHOT_NAME if checkpoint else None
+    return path if path is not None and path.is_file() else None
+
+
+def card_of(
+    args: tuple[ModelArguments, DataArguments, RunArguments, SegmentationSeq2SeqTrainingArguments],
+    results: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what the model card says about the training: no paths of this machine."""
+    model, data, run, training = args
+    settings = {"recipe": Path(run.recipe).stem, **asdict(model), **asdict(data)}
+    for name in ("model_name_or_path", "data_dir", "cache_dir", "num_proc", "on_error"):
+        del settings[name]
+    names = "loss_weights_start loss_weights loss_warmup_steps loss_options num_train_epochs max_steps learning_rate"
+    names += " lr_scheduler_type warmup_steps weight_decay per_device_train_batch_size gradient_accumulation_steps"
+    settings |= {name: getattr(training, name) for name in f"{names} world_size bf16 seed".split()}
+    synthetic = (Path(data.data_dir) / "synthetic.json").is_file()
+    return {
+        "metrics": {name: headline(result) for name, result in results.items()},
+        "recipe": settings,
+        "dataset": "synthetic" if synthetic else "QVHighlights",
+    }
+
+
+def save_model(
+    trainer: SegmentationSeq2SeqTrainer,
+    folder: Path,
+    task: FrameSegmentationConfig,
+    initial: dict[str, torch.Tensor] | None,
+    card: dict[str, Any],
+) -> None:
+    """Save the model, or its adapter as an ordinary LoRA for the original base."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "peft_config"):
         trainer.save_model(str(folder))
+        if trainer.is_world_process_zero():
+            trainer.processing_class.save_pretrained(folder)
+            task.save(folder)
     elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
+        save_adapter(model, trainer.processing_class, task, folder, initial_adapter=initial, **card)
 
 
 def write_figures(
@@ -370,32 +420,35 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         task = task_config(model_args, data_args, training_args)
         train_rows, eval_rows = load_rows(data_args, task, training_args)
         metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
-        trainer = build_trainer(model_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
+        checkpoint = training_args.resume_from_checkpoint
+        if checkpoint in ("true", "True"):
+            checkpoint = get_last_checkpoint(output) if output.is_dir() else None
+        # A resumed PiSSA adapter goes back to the decomposition of its first run: no new one, which would be another.
+        start_args = replace(model_args, lora_init="true") if start_of(checkpoint) else model_args
+        trainer = build_trainer(start_args, data_args, task, training_args, (train_rows, eval_rows), metrics)
+        initial = keep_start(trainer, checkpoint)
 
     decoded: dict[str, list[FramePrediction]] = {}
     if run_args.controls:
         shuffled = shuffle_queries(eval_rows, training_args.seed)  # before hours of training, in case it cannot be done
         decoded["base without fine-tuning"] = decode(trainer, eval_rows, metrics, "base without fine-tuning")
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint in ("true", "True"):
-        checkpoint = get_last_checkpoint(training_args.output_dir)
     say(training_args, f"training on {len(train_rows)} queries, {training_args.world_size} process(es)")
     trainer.train(resume_from_checkpoint=checkpoint)
     decoded = {"model": decode(trainer, eval_rows, metrics), **decoded}
     if run_args.controls:
         decoded |= decode_controls(trainer, eval_rows, shuffled, metrics)
 
-    save_model(trainer, output / "model", merge=model_args.lora_init.startswith("pissa_niter"))
     results = {name: metrics.score(predictions) for name, predictions in decoded.items()}
     if trainer.is_world_process_zero():
-        trainer.processing_class.save_pretrained(output / "model")
-        task.save(output / "model")
+        output.mkdir(parents=True, exist_ok=True)
         write_results(output, results, decoded["model"], data_args.eval_split)
         history = trainer.state.log_history
         write_figures(output / "figures", eval_rows, decoded["model"], results, history, run_args.num_figures)
         print(f"\n{data_args.eval_split}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams\n")
-        print(table(results))
-        print(f"\nmodel, metrics.json, submission and figures are in {output}")
+        print(table(results), flush=True)
+    card = card_of((model_args, data_args, run_args, training_args), results)
+    save_model(trainer, output / "model", task, initial, card)  # last: a refused adapter does not take the scores along
+    say(training_args, f"model, metrics.json, submission and figures are in {output}")
     return results
 
 

@@ -73,7 +73,7 @@ def _add_predict(commands: argparse._SubParsersAction, common: argparse.Argument
     parser.add_argument(
         "--model",
         metavar="PATH",
-        help="folder of a trained model (default: the tiny model that comes with the package)",
+        help="folder or Hub name of a trained model or adapter (default: the tiny model that comes with the package)",
     )
     parser.add_argument(
         "--output", metavar="PNG", type=Path, help="write a picture; numbered if there are more queries"

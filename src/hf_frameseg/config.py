@@ -31,6 +31,7 @@ class FrameSegmentationConfig:
             None for none, a number for a square, else (height, width).
         max_moments: Moments per query at most.
         empty: What an all-zero mask gives, see `decoding.proposals.rank_runs`.
+        base_model: For an adapter: Hub name or folder of the model it applies to. None for a whole model.
 
     Raises:
         ValueError: If a number is out of range.
@@ -47,6 +48,7 @@ class FrameSegmentationConfig:
     frame_size: int | tuple[int, int] | None = None
     max_moments: int = 10
     empty: str = "best_frame"
+    base_model: str | None = None
 
     def __post_init__(self) -> None:
         """Check the counts; texts and sizes are checked by the parts that own them."""

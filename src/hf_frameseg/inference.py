@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from hf_frameseg.data.video import VideoFrames, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.proposals import to_prediction
 from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.loading import load_pretrained
 from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
@@ -80,31 +80,27 @@ class MomentRetriever:
         model_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> MomentRetriever:
-        """Load a model folder: model, processor and `frameseg_config.json`.
+        """Load a model or an adapter: weights, processor and `frameseg_config.json`.
 
         Args:
-            path: Folder written by `save_pretrained` or by the training script; None takes the tiny model of the
-                package, which knows the synthetic videos of `frameseg synth` and needs no network.
+            path: Folder written by `save_pretrained`, `save_adapter` or the training script, or `owner/name` of a Hub
+                repository; None takes the tiny model of the package, which knows the synthetic videos of `frameseg
+                synth` and needs no network.
             device: Where the model goes; None leaves it where it is loaded (the CPU, without a `device_map`).
-            model_kwargs: Arguments of the model's `from_pretrained`, such as `dtype`.
+            model_kwargs: Arguments of `loading.load_pretrained` and of the model's own `from_pretrained`, such as
+                `dtype`, or `base_model` for an adapter whose base lies elsewhere.
             **kwargs: Arguments of the constructor, such as `num_beams`.
 
         Returns:
             The retriever.
 
         Raises:
-            FileNotFoundError: If the folder has no `frameseg_config.json`.
+            FileNotFoundError: If there is no such folder or repository, or it has no `frameseg_config.json`.
+            ConnectionError: If the Hub cannot be reached.
+            PermissionError: If the Hub refuses the token.
             ValueError: If it holds an adapter whose base cannot be made again (`pissa_niter_*`).
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
-
-        path = TINY_MODEL if path is None else path
-        _refuse_random_base(Path(path))
-        config = FrameSegmentationConfig.load(path)  # first: the Auto classes take a missing folder for a Hub name
-        model = AutoModelForImageTextToText.from_pretrained(path, **(model_kwargs or {}))
-        processor = AutoProcessor.from_pretrained(path)
+        model, processor, config = load_pretrained(TINY_MODEL if path is None else path, **(model_kwargs or {}))
         return cls(model if device is None else model.to(device), processor, config, **kwargs)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -206,19 +202,6 @@ class MomentRetriever:
             )
             for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)
         ]
-
-
-def _refuse_random_base(path: Path) -> None:
-    """Refuse adapters that fit only the random decomposition of their own run; PEFT would load them without a word."""
-    adapter = path / "adapter_config.json"
-    if not adapter.is_file():
-        return
-    init = json.loads(adapter.read_text(encoding="utf-8")).get("init_lora_weights")
-    if str(init).startswith("pissa_niter"):
-        raise ValueError(
-            f"{path} holds an adapter made with {init}: it fits only the random decomposition of the base in its own "
-            "run; merge it in that run (merge_and_unload), or train with init_lora_weights='pissa'."
-        )
 
 
 def _to_model(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -1,0 +1,147 @@
+"""Whether an adapter gives the same answers on a new base as the model it comes from, and how much is rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_frameseg.config import FrameSegmentationConfig
+from hf_frameseg.data.encoding import TARGET_KEYS, encode_prompts
+from hf_frameseg.data.prompts import get_prompt
+from hf_frameseg.loading import load_base
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import ProcessorMixin
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit between the trained model and the saved adapter on a new base that needs no excuse."""
+
+ROUNDING_FACTOR = 2.0
+"""How much more than rounding alone the logits of a PiSSA model may differ (root mean square).
+
+PiSSA rounds the residual base, in bfloat16 by a lot: a right conversion moved a logit of 19 by 0.36, and by 3e-4 in
+float32 in a model of 16 layers. How much that is shows a decomposition made again."""
+
+_CHECK_QUERY = "a red circle"
+_CHECK_SIZE = 64  # pixels; the processor resizes
+
+
+def noise_batch(processor: ProcessorMixin, config: FrameSegmentationConfig) -> dict[str, Tensor]:
+    """Return one question about frames of noise, the same every time.
+
+    Args:
+        processor: The model's processor.
+        config: How the model is asked.
+
+    Returns:
+        Model inputs of one sample.
+    """
+    shape = (config.num_frames, _CHECK_SIZE, _CHECK_SIZE, 3)
+    frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    return encode_prompts(processor, get_prompt(config.prompt), [_CHECK_QUERY], [frames])
+
+
+def compare(
+    model: PeftModel,
+    base: str,
+    adapter: Path,
+    batch: Mapping[str, Tensor],
+    start: Mapping[str, Tensor] | None,
+    tolerance: float | None,
+) -> None:
+    """Refuse an adapter that gives other logits on a new base than the trained model.
+
+    Args:
+        model: The trained model; it is left as it was.
+        base: Folder or name of the base.
+        adapter: Folder of the converted adapter.
+        batch: Model inputs with `attention_mask`; keys of the collator that are none are left out.
+        start: The snapshot from before training where the adapter changed the base, else None.
+        tolerance: Largest absolute difference; None takes `TOLERANCE`, or what rounding explains.
+
+    Raises:
+        ValueError: If they differ, with the difference.
+    """
+    from peft import PeftModel
+
+    original = model.get_base_model()
+    fresh = load_base(base, dtype=original.dtype, attn_implementation=original.config._attn_implementation)
+    loaded = PeftModel.from_pretrained(fresh.to(original.device), str(adapter))
+    error = _logits(loaded, batch) - _logits(model, batch)
+    largest, rms = error.abs().max().item(), error.square().mean().sqrt().item()
+    if largest <= (TOLERANCE if tolerance is None else tolerance):
+        return
+    allowed = f"{TOLERANCE if tolerance is None else tolerance:.3g}"
+    if tolerance is None and start is not None:
+        rounding = _rounding(loaded, batch, start)
+        if rms <= ROUNDING_FACTOR * rounding:
+            return
+        allowed += f"; root mean square {rms:.3g}, more than {ROUNDING_FACTOR:g} times the rounding of {rounding:.3g}"
+    raise ValueError(
+        f"the converted adapter on a new {base} differs from the trained model by {largest:.3g} in a logit (more than "
+        f"{allowed}), so nothing was written: was initial_adapter taken before training, and is everything that was "
+        "trained part of the adapter (modules_to_save)?"
+    )
+
+
+@torch.no_grad()
+def _rounding(loaded: PeftModel, batch: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
+    """Return by how much (root mean square) a decomposition of the base like the trained model's changes its logits.
+
+    It is made again here and not taken from the trained model, so that nothing which is wrong there can excuse itself.
+
+    Args:
+        loaded: The saved adapter on a new base; it is lost.
+        batch: Model inputs.
+        start: The snapshot from before training.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layers = {name: layer for name, layer in loaded.named_modules() if hasattr(layer, "lora_A") and layer.lora_A}
+    for layer in layers.values():
+        layer.lora_B["default"].weight.zero_()
+    exact = _logits(loaded, batch)
+    for name, layer in layers.items():
+        weight, a, b = layer.get_base_layer().weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        eps = torch.finfo(weight.dtype).eps
+        first_a, first_b = (start[f"{name}.lora_{side}.weight"].float() for side in "AB")
+        a.zero_()[: len(first_a)] = first_a
+        b[:, : first_b.shape[1]] = first_b
+        # PEFT rounds A and B to the base's dtype only after it has subtracted their product: noise of that size.
+        noisy_a, noisy_b = (
+            x * (1 + eps * (torch.rand(x.shape, generator=generator) - 0.5)) for x in (first_a, first_b)
+        )
+        weight.copy_(weight.float() - layer.scaling["default"] * (noisy_b @ noisy_a).to(weight.device))
+    return (_logits(loaded, batch) - exact).square().mean().sqrt().item()
+
+
+@torch.no_grad()
+def _logits(model: PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits (N, V) of all positions that are not padding, in float32 on the CPU."""
+    base = model.get_base_model()
+    inputs = {
+        key: value.to(device=base.device, dtype=base.dtype if value.is_floating_point() else None)
+        for key, value in batch.items()
+        if key not in TARGET_KEYS
+    }
+    with _evaluating(model):
+        logits = model(**inputs, use_cache=False).logits
+    return logits[inputs["attention_mask"].bool()].float().cpu()
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while, everywhere, and put each module back into its own mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,266 @@
+"""Adapters that come back: saved as an ordinary LoRA for the original base, compared before they stay, and shared."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from hf_frameseg.adapter_check import compare, noise_batch
+from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
+from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
+from hf_frameseg.loading import (
+    ADAPTER_CONFIG_NAME,
+    BUNDLED_BASES,
+    fetch,
+    hub_error,
+    is_adapter,
+    load_pretrained,
+)
+from hf_frameseg.model_card import model_card, name_in_card
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import ProcessorMixin
+
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+CARD_NAME = "README.md"
+
+
+def save_adapter(
+    model: PeftModel,
+    processor: ProcessorMixin,
+    config: FrameSegmentationConfig,
+    folder: str | Path,
+    *,
+    initial_adapter: Mapping[str, Tensor] | str | Path | None = None,
+    base_model: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    check_batch: Mapping[str, Tensor] | None = None,
+    tolerance: float | None = None,
+) -> Path:
+    """Write an ordinary LoRA that applies to the original base, with all that is needed to ask the model.
+
+    PiSSA is converted (the rank doubles). What was written is loaded onto a new base and compared with the trained
+    model before the folder gets its name, so `folder` holds either a complete adapter that gives the same answers, or
+    what it held before. In a distributed run call it on one process, with the unwrapped model.
+
+    Args:
+        model: The trained model, wrapped by PEFT.
+        processor: Its processor.
+        config: How it was trained to be asked.
+        folder: Where to; an older model or adapter there is replaced.
+        initial_adapter: For PiSSA and its relatives: what `snapshot_adapter` returned or wrote before training.
+        base_model: Hub name or folder of the base; None takes the place it was loaded from. Set it when the base was
+            loaded from a copy that others do not have.
+        metrics: Scores for the model card: numbers by name, or rows of them by name.
+        recipe: Settings of the training for the model card.
+        dataset: What it was trained on, for the model card; "QVHighlights" brings its licence.
+        check_batch: Model inputs for the comparison, such as a batch of the collator; None asks about noise frames.
+        tolerance: Largest absolute difference of a logit; None takes `adapter_check.TOLERANCE`, and for PiSSA also lets
+            pass what is within `ROUNDING_FACTOR` of the rounding measured on the same batch.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the snapshot is missing or foreign, the base is not known, or the saved adapter gives other
+            logits.
+        FileExistsError: If `folder` holds something that is no model of this package.
+
+    Example:
+        Around any training::
+
+            model = get_peft_model(base, LoraConfig(init_lora_weights="pissa_niter_4", ...))
+            initial = snapshot_adapter(model)
+            ...  # train
+            save_adapter(model, processor, config, "runs/adapter", initial_adapter=initial)
+    """
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
+    loaded_from = lora_config_of(model).base_model_name_or_path
+    name = base_model or _shared_name(loaded_from)
+    if name is None:
+        raise ValueError(
+            "the model does not say where its base was loaded from: pass base_model= with its name or folder"
+        )
+    config = replace(config, base_model=name)
+    state, lora = plain_lora(model, initial_adapter)
+    lora.base_model_name_or_path = name
+    lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
+    card = model_card(config, metrics=metrics, recipe=recipe, dataset=dataset)
+    batch = noise_batch(processor, config) if check_batch is None else check_batch
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
+    try:
+        from safetensors.torch import save_file
+
+        save_file(state, partial / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
+        lora.save_pretrained(str(partial))
+        processor.save_pretrained(partial)
+        config.save(partial)
+        (partial / CARD_NAME).write_text(card, encoding="utf-8")
+        start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
+        compare(model, loaded_from or name, partial, batch, start, tolerance)
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_adapter(
+    path_or_repo: str | Path, *, base_model: str | Path | None = None, **kwargs: Any
+) -> tuple[PeftModel, ProcessorMixin, FrameSegmentationConfig]:
+    """Load an adapter onto its original base.
+
+    Args:
+        path_or_repo: Folder of `save_adapter`, or `owner/name` on the Hub.
+        base_model: Folder or Hub name of the base, when it is not where the adapter says.
+        **kwargs: As for `loading.load_pretrained`: `revision`, `token`, and the base's arguments such as `dtype`.
+
+    Returns:
+        The model in evaluation mode, its processor, and how it is asked.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository.
+        ConnectionError: If the Hub cannot be reached.
+        PermissionError: If the Hub refuses the token.
+        ValueError: If it holds no adapter, or one that fits only the base of its own run.
+    """
+    folder = fetch(path_or_repo, **{name: kwargs[name] for name in ("revision", "token") if name in kwargs})
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {path_or_repo}, and it is no owner/name of the Hub: check the path")
+    if not is_adapter(folder):
+        raise ValueError(
+            f"expected an adapter, got {folder} without {ADAPTER_CONFIG_NAME}: load it with load_pretrained"
+        )
+    return load_pretrained(folder, base_model=base_model, **{k: v for k, v in kwargs.items() if k != "revision"})
+
+
+def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Path:
+    """Put an adapter into its base and save the whole model.
+
+    Args:
+        adapter: Folder of `save_adapter`, or `owner/name` on the Hub.
+        folder: Where to; an older model or adapter there is replaced.
+        **kwargs: As for `load_adapter`, such as `dtype`.
+
+    Returns:
+        The folder: model, processor and `frameseg_config.json`.
+
+    Raises:
+        FileExistsError: If `folder` holds something that is no model of this package.
+    """
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
+    model, processor, config = load_adapter(adapter, **kwargs)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
+    try:
+        model.merge_and_unload().save_pretrained(partial)
+        processor.save_pretrained(partial)
+        replace(config, base_model=None).save(partial)
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def push_to_hub(
+    repo_id: str,
+    folder: str | Path,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload adapter",
+) -> str:
+    """Upload a saved adapter, in one commit: the repository gets all of it or nothing.
+
+    Pushing again replaces the files; without a change there is no new commit.
+
+    Args:
+        repo_id: `owner/name`; made when it does not exist.
+        folder: Folder of `save_adapter`.
+        token: Hub token with the right to write; None takes the one of `hf auth login`.
+        private: Whether a new repository is private; None takes the account's default.
+        revision: Branch; None takes the main one.
+        commit_message: First line of the commit.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        FileNotFoundError: If the folder is no complete adapter.
+        ValueError: If the base is a folder of this machine, where nobody else can find it.
+        PermissionError: If the Hub refuses the token.
+        ConnectionError: If the Hub cannot be reached or the connection breaks.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder = Path(folder)
+    _check_shareable(folder)
+    card = name_in_card((folder / CARD_NAME).read_text(encoding="utf-8"), repo_id)
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    operations = [
+        CommitOperationAdd(path.name, card.encode() if path.name == CARD_NAME else str(path)) for path in paths
+    ]
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
+    except Exception as error:
+        raise hub_error(error, f"push to {repo_id}") from error
+    return str(commit.commit_url)
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+def _shared_name(loaded_from: str | None) -> str | None:
+    """Return the base's name, with that of a base inside the package instead of its path on this machine."""
+    names = {str(path): name for name, path in BUNDLED_BASES.items()}
+    return names.get(str(loaded_from), loaded_from)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that holds something else."""
+    known = (CONFIG_NAME, ADAPTER_CONFIG_NAME)
+    if folder.exists() and any(folder.iterdir()) and not any((folder / name).is_file() for name in known):
+        raise FileExistsError(f"{folder} holds something that is no model of this package: choose another folder")
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Give the finished folder its name; an older one steps aside first and comes back if that fails."""
+    partial.chmod(0o755)  # mkdtemp lets nobody else read
+    old = partial.with_name(f"{partial.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_shareable(folder: Path) -> None:
+    """Refuse to push what others could not load."""
+    needed = (ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"expected a folder of save_adapter, got {folder} without {', '.join(missing)}")
+    base = str(FrameSegmentationConfig.load(folder).base_model)
+    if base not in BUNDLED_BASES and (base.count("/") != 1 or Path(base).is_dir()):
+        raise ValueError(
+            f"the base of {folder} is {base}, which others do not have: save it with base_model='owner/name'"
+        )

@@ -1,0 +1,487 @@
+"""Adapters that come back: PiSSA to plain LoRA, refusals, nothing half-written, push and pull over loopback."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hf_frameseg import adapters, hub
+from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
+from hf_frameseg.data.collator import FrameSegmentationCollator
+from hf_frameseg.data.encoding import TARGET_KEYS
+from hf_frameseg.inference import MomentRetriever
+from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.loading import load_base, load_pretrained
+from hf_frameseg.model_card import model_card
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parent))  # with importlib mode a test cannot import its neighbour otherwise
+from hub_server import TOKEN, Hub, serve  # noqa: E402
+
+CONFIG = FrameSegmentationConfig(num_frames=5, prompt="compact", label_rule="saliency>0.5", num_beams=3, frame_size=32)
+LABELS = BinaryLabels(zero_id=48, one_id=49, end_ids=(259,))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_processor: Any) -> Path:
+    """Folder of the tiny base."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder
+
+
+def lora(model: torch.nn.Module, **changes: Any) -> LoraConfig:
+    """Return the paper's adapter, with a smaller rank: all linear layers of the language model and the resampler."""
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    options = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.025, "use_rslora": True, "task_type": "CAUSAL_LM"}
+    options |= {"init_lora_weights": "pissa_niter_4", "modules_to_save": ["resampler"]}
+    options["target_modules"] = [name for name in linears if name.startswith("model.language_model.")]
+    return LoraConfig(**(options | changes))
+
+
+@pytest.fixture(scope="module")
+def collator(tiny_processor: Any) -> FrameSegmentationCollator:
+    return FrameSegmentationCollator(processor=tiny_processor, labels=LABELS, prompt="compact")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    base: Path, collator: Any, make_row: Callable[..., dict], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A model after three steps of the paper's adapter, its start, and what it was before."""
+    torch.manual_seed(0)
+    model = get_peft_model(load_base(base), lora(load_base(base)))
+    output = tmp_path_factory.mktemp("run")
+    initial = adapters.snapshot_adapter(model, output / adapters.SNAPSHOT_NAME)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    args = SegmentationSeq2SeqTrainingArguments(
+        output_dir=str(output),
+        max_steps=3,
+        learning_rate=2e-2,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    rows = [make_row(qid, windows, size=16) for qid, windows in enumerate([[[0.0, 4.0]], [[2.0, 6.0]]], start=1)]
+    SegmentationSeq2SeqTrainer(model, args, collator, train_dataset=rows).train()
+    batch = collator.for_evaluation()(rows)
+    return SimpleNamespace(model=model, initial=initial, before=before, batch=batch, output=output)
+
+
+def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits at all real positions."""
+    with torch.no_grad():
+        found = model.eval()(**{key: value for key, value in batch.items() if key not in TARGET_KEYS}).logits
+    return found[batch["attention_mask"].bool()].float()
+
+
+@pytest.fixture
+def save(trained: Any, tiny_processor: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Builder of the saved adapter."""
+
+    def build(folder: Path | None = None, model: Any = None, **options: Any) -> Path:
+        options = {"initial_adapter": trained.initial} | options
+        return hub.save_adapter(
+            model or trained.model, tiny_processor, CONFIG, folder or tmp_path / "adapter", **options
+        )
+
+    return build
+
+
+# ---- Training --------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_moves_all_that_is_trainable_and_nothing_else(trained: Any) -> None:
+    moved, frozen = {}, {}
+    for name, value in trained.model.named_parameters():
+        (moved if value.requires_grad else frozen)[name] = not torch.equal(value, trained.before[name])
+    assert {name for name, changed in moved.items() if not changed} == set()
+    assert {name for name, changed in frozen.items() if changed} == set()
+    kinds = {re.search(r"lora_[AB]|modules_to_save", name)[0] for name in moved}
+    assert kinds == {"lora_A", "lora_B", "modules_to_save"}
+    assert any("vision_tower" in name for name in frozen)
+
+
+# ---- Save and load ---------------------------------------------------------------------------------------------------
+
+
+def test_saved_pissa_gives_the_same_logits_on_a_new_base(trained: Any, save: Any, base: Path) -> None:
+    folder = save(check_batch=trained.batch)
+    expected = logits(trained.model, trained.batch)
+    model, processor, config = hub.load_adapter(folder)
+    assert (logits(model, trained.batch) - expected).abs().max() < 1e-4
+    # the training is in it: the base alone, and the base with the untrained adapter, answer otherwise
+    assert (logits(load_base(base), trained.batch) - expected).abs().max() > 1e-2
+    assert config == FrameSegmentationConfig(**{**vars(CONFIG), "base_model": str(base)})
+    assert processor.num_image_tokens == 2
+    assert not model.training
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert (written["r"], written["init_lora_weights"], written["use_rslora"]) == (8, True, True)
+    assert written["lora_alpha"] / 8**0.5 == pytest.approx(6 / 4**0.5)
+    assert any("resampler" in name for name in load_file(folder / "adapter_model.safetensors"))
+
+
+def test_plain_peft_loads_it_too(trained: Any, save: Any, base: Path) -> None:
+    model = PeftModel.from_pretrained(load_base(base), str(save()))
+    assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
+
+
+def test_the_start_from_its_file_is_the_same(trained: Any, save: Any, tmp_path: Path) -> None:
+    one = save(initial_adapter=trained.output / adapters.SNAPSHOT_NAME)
+    other = save(tmp_path / "other", initial_adapter=trained.output)
+    for name, value in load_file(one / "adapter_model.safetensors").items():
+        assert torch.equal(value, load_file(other / "adapter_model.safetensors")[name])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_rslora": False},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": True},
+        {"rank_pattern": {"qkv_proj": 3}, "alpha_pattern": {"qkv_proj": 2, "o_proj": 5}},
+        {"use_rslora": False, "rank_pattern": {"qkv_proj": 3}, "alpha_pattern": {"qkv_proj": 2}},
+    ],
+    ids=["no rsLoRA", "exact PiSSA", "OLoRA", "LoRA", "rsLoRA patterns", "patterns"],
+)
+def test_other_starts_and_scalings(
+    changes: dict[str, Any], base: Path, tiny_processor: Any, trained: Any, tmp_path: Path
+) -> None:
+    model = get_peft_model(load_base(base), lora(load_base(base), **changes))
+    initial = adapters.snapshot_adapter(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter", initial_adapter=initial)
+    loaded, _, _ = hub.load_adapter(tmp_path / "adapter")
+    assert (logits(loaded, trained.batch) - logits(model, trained.batch)).abs().max() < 1e-4
+    rank = next(iter(loaded.peft_config.values())).r
+    assert rank == (4 if changes.get("init_lora_weights") is True else 8)
+
+
+def test_bfloat16_may_differ_by_its_rounding_only(
+    base: Path, tiny_processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = get_peft_model(load_base(base, dtype=torch.bfloat16), lora(load_base(base)))
+    initial = adapters.snapshot_adapter(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(1.2)
+    state = copy.deepcopy(model.state_dict())
+    hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter", initial_adapter=initial)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    loaded = MomentRetriever.from_pretrained(tmp_path / "adapter", model_kwargs={"dtype": torch.bfloat16})
+    assert loaded.model.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="differs from the trained model"):  # as strict as float32, if wanted
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "two", initial_adapter=initial, tolerance=1e-4)
+    monkeypatch.setattr(hub, "plain_lora", lambda *args: untrained(*adapters.plain_lora(*args)))
+    with pytest.raises(ValueError, match="more than 2 times the rounding of"):
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "three", initial_adapter=initial)
+    monkeypatch.undo()
+    late = adapters.snapshot_adapter(model)
+    with pytest.raises(ValueError, match="more than 2 times the rounding of .*taken before training"):
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "four", initial_adapter=late)
+
+
+def untrained(state: dict[str, Tensor], config: LoraConfig) -> tuple[dict[str, Tensor], LoraConfig]:
+    """Return the adapter without what it learned."""
+    return {name: value * ("lora_B" not in name) for name, value in state.items()}, config
+
+
+def test_the_trained_model_stays_as_it_is(trained: Any, save: Any) -> None:
+    trained.model.train()
+    trained.model.base_model.model.model.vision_tower.eval()
+    modes = {name: module.training for name, module in trained.model.named_modules()}
+    state = copy.deepcopy(trained.model.state_dict())
+    settings = next(iter(trained.model.peft_config.values())).to_dict()
+    save()
+    assert {name: module.training for name, module in trained.model.named_modules()} == modes
+    assert next(iter(trained.model.peft_config.values())).to_dict() == settings
+    assert all(torch.equal(value, state[name]) for name, value in trained.model.state_dict().items())
+
+
+def test_retriever_and_merged_model_answer_alike(trained: Any, save: Any, tmp_path: Path) -> None:
+    retriever = MomentRetriever.from_pretrained(save(), num_beams=1)
+    assert isinstance(retriever.model, PeftModel)
+    assert retriever.config.label_rule == "saliency>0.5"
+    hub.merge_and_save(tmp_path / "adapter", tmp_path / "merged")
+    model, _, config = load_pretrained(tmp_path / "merged")
+    assert not isinstance(model, PeftModel)
+    assert config == CONFIG
+    assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
+
+
+def test_a_base_of_the_package_is_saved_by_name(tmp_path: Path) -> None:
+    model, processor, config = load_pretrained(TINY_BASE)
+    model = get_peft_model(model, lora(model))
+    initial = adapters.snapshot_adapter(model)
+    folder = hub.save_adapter(model, processor, config, tmp_path / "adapter", initial_adapter=initial)
+    assert str(TINY_BASE) not in "".join(path.read_text() for path in folder.glob("*.json"))
+    assert hub.load_adapter(folder)[2].base_model == "hf_frameseg:tiny_base"
+
+
+# ---- Resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_resumed_run_goes_back_to_its_decomposition(dtype: torch.dtype, base: Path, tmp_path: Path) -> None:
+    first = get_peft_model(load_base(base, dtype=dtype), lora(load_base(base)))
+    adapters.snapshot_adapter(first, tmp_path / "start.safetensors")
+    second = get_peft_model(load_base(base, dtype=dtype), lora(load_base(base), init_lora_weights=True))
+    restored = adapters.restore_adapter(second, tmp_path / "start.safetensors")
+    tolerance = 0 if dtype == torch.float32 else 2**-7  # in bfloat16 PEFT rounds A and B after the decomposition
+    for name, value in first.state_dict().items():
+        assert (second.state_dict()[name] - value).abs().max() <= tolerance * value.abs().max(), name
+    assert adapters.changes_base(adapters.lora_config_of(second))
+    assert restored.keys() == adapters.snapshot_adapter(first).keys()
+
+
+def test_another_decomposition_is_exchanged(base: Path, trained: Any) -> None:
+    model = get_peft_model(load_base(base), lora(load_base(base)))
+    adapters.restore_adapter(model, trained.initial)
+    for name, value in trained.before.items():
+        assert torch.allclose(model.get_parameter(name), value, atol=1e-6), name
+
+
+# ---- Refusals --------------------------------------------------------------------------------------------------------
+
+
+def no_minus(state: dict[str, Tensor], config: LoraConfig) -> None:
+    for name, value in state.items():
+        if "lora_B" in name:
+            value[:, 4:].neg_()
+
+
+def old_scale(state: dict[str, Tensor], config: LoraConfig) -> None:
+    config.lora_alpha = 6
+
+
+def no_resampler(state: dict[str, Tensor], config: LoraConfig) -> None:
+    for name in [name for name in state if "resampler" in name]:
+        state[name] = torch.zeros_like(state[name])
+
+
+def other_weight(state: dict[str, Tensor], config: LoraConfig) -> None:
+    name = next(name for name in state if "lora_A" in name)
+    state[name] = state[name] * 1.05
+
+
+@pytest.mark.parametrize("tamper", [no_minus, old_scale, no_resampler, other_weight])
+def test_a_wrong_conversion_is_refused_with_the_difference(
+    tamper: Callable[..., None], save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = hub.plain_lora
+
+    def wrong(*args: Any) -> Any:
+        state, config = right(*args)
+        tamper(state, config)
+        return state, config
+
+    kept = save()
+    content = {path.name: path.read_bytes() for path in kept.iterdir()}
+    monkeypatch.setattr(hub, "plain_lora", wrong)
+    with pytest.raises(ValueError, match=r"differs from the trained model by \d.*nothing was written") as caught:
+        save()
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_interrupted_save_leaves_nothing(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_put_in_place", broken)
+        with pytest.raises(OSError, match="disk full"):
+            save()
+    assert list(tmp_path.iterdir()) == []
+    kept = save()
+    original = Path.rename
+
+    def fails_once(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name and not path.name.endswith(".old"):
+            raise OSError("disk full")
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    with pytest.raises(OSError, match="disk full"):
+        save()
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert (kept / "adapter_model.safetensors").is_file()
+
+
+def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    wrong_rank = {name: value[:, :2] if "lora_B" in name else value[:2] for name, value in trained.initial.items()}
+    pure = load_base(base)
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: save(initial_adapter=None), ValueError, "snapshot_adapter.*before training"),
+        (lambda: save(initial_adapter=wrong_rank), ValueError, "expected the initial adapter of this model"),
+        (lambda: save(initial_adapter=adapters.snapshot_adapter(trained.model)), ValueError, "taken before training"),
+        (lambda: save(initial_adapter=tmp_path / "no"), FileNotFoundError, "no initial adapter at"),
+        (lambda: save(tmp_path / "mine"), FileExistsError, "no model of this package"),
+        (lambda: save(model=pure), ValueError, "with one LoRA adapter, got XGenMM.* with none"),
+        (lambda: hub.load_adapter(base), ValueError, "without adapter_config.json"),
+        (lambda: hub.load_adapter(tmp_path / "nowhere"), FileNotFoundError, "no folder"),
+        (lambda: MomentRetriever.from_pretrained("owner/absent"), FileNotFoundError, "no such folder.*HF_HUB_OFFLINE"),
+        (lambda: hub.push_to_hub("me/x", base), FileNotFoundError, "without adapter_config.json, adapter_model"),
+        (lambda: hub.push_to_hub("me/x", save()), ValueError, "others do not have.*base_model='owner/name'"),
+    ]
+    for call, kind, message in cases:
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+# ---- Card ------------------------------------------------------------------------------------------------------------
+
+
+def test_card_tells_scores_recipe_licence(save: Any) -> None:
+    metrics = {"model": {"mAP": 35.284, "HIT@1": 56.7}, "blank frames": {"mAP": float("nan"), "R1@0.5": 3}}
+    folder = save(metrics=metrics, recipe={"learning_rate": 2e-5}, dataset="QVHighlights", base_model="owner/base")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n")
+    assert "base_model: owner/base\nlicense: cc-by-nc-sa-4.0\n" in card
+    assert "| model | 35.28 | 56.70 | - |\n| blank frames | - | - | 3 |" in card
+    assert '"learning_rate": 2e-05' in card
+    assert "CC BY-NC-SA 4.0" in card
+    assert "CC BY-NC" not in model_card(CONFIG, dataset="synthetic")
+
+
+def test_card_has_a_header_the_hub_reads(save: Any) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard.load(save(dataset="QVHighlights", base_model="owner/base") / "README.md").data
+    assert (data.base_model, data.license, data.library_name) == ("owner/base", "cc-by-nc-sa-4.0", "peft")
+
+
+def test_the_snippet_of_the_card_runs(
+    save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hf_frameseg.data.synthetic import write_dataset
+
+    write_dataset(tmp_path / "data", progress=False, num_train_videos=1, num_val_videos=1, num_test_videos=0, fps=1)
+    folder = save()
+    shutil.copy(next((tmp_path / "data" / "videos").iterdir()), folder / "video.mp4")
+    monkeypatch.chdir(folder)
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    exec(compile(code, "README.md", "exec"), {})
+    assert " s   score " in capsys.readouterr().out
+
+
+# ---- Hub -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The real client, pointed to a Hub on loopback, that does not wait between its retries."""
+    from huggingface_hub import constants
+
+    with serve() as server:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(
+            constants, "HF_HUB_DISABLE_XET", True
+        )  # its storage is another server with another protocol
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        yield server
+
+
+def test_push_and_pull(trained: Any, save: Any, base: Path, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    url = hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert url.startswith(online.url)
+    assert set(online.files("me/adapter")) >= {path.name for path in folder.iterdir()}
+    assert b'from_pretrained("me/adapter")' in online.files("me/adapter")["README.md"]
+    assert b'from_pretrained(".")' in (folder / "README.md").read_bytes()
+    assert len(online.large) == 1  # the weights went the way of large files
+
+    model, _, config = hub.load_adapter("me/adapter", base_model=base, token=TOKEN)
+    assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
+    assert config.base_model == "owner/base"
+    kwargs = {"base_model": base, "token": TOKEN}
+    assert MomentRetriever.from_pretrained("me/adapter", model_kwargs=kwargs).config == config
+
+
+def test_pushing_again_replaces_or_does_nothing(save: Any, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert len(online.repos["me/adapter"]) == 2  # empty, and one commit
+    state = load_file(folder / "adapter_model.safetensors")
+    save_file({name: value + 1 for name, value in state.items()}, folder / "adapter_model.safetensors")
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert len(online.repos["me/adapter"]) == 3
+    assert (
+        online.files("me/adapter")["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
+    )
+
+
+def test_a_rejected_token_is_one_line(save: Any, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    with pytest.raises(
+        PermissionError, match=r"could not push to me/adapter .*did not accept the token \(401\)"
+    ) as caught:
+        hub.push_to_hub("me/adapter", folder, token="hf_wrong")
+    assert "\n" not in str(caught.value)
+    assert online.repos == {}
+    with pytest.raises(PermissionError, match=r"could not load me/adapter .*401"):
+        hub.load_adapter("me/adapter", token="hf_wrong")
+    with pytest.raises(FileNotFoundError, match=r"could not load me/adapter .*404"):
+        hub.load_adapter("me/adapter", token=TOKEN)
+
+
+@pytest.mark.parametrize("where", ["POST /api/repos/create", "preupload", "objects/batch", "PUT /lfs", "/commit/"])
+def test_a_dropped_connection_leaves_no_half_push(where: str, save: Any, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    online.drop = where
+    with pytest.raises(
+        ConnectionError, match="could not push to me/adapter .*the connection broke.*try again"
+    ) as caught:
+        hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert "\n" not in str(caught.value)
+    assert online.repos.get("me/adapter", [{}]) == [{}]
+    online.drop = None
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert "adapter_config.json" in online.files("me/adapter")
+
+
+@pytest.mark.parametrize("where", ["GET /api/models", "resolve/.*/adapter_model"])
+def test_a_dropped_connection_while_loading(where: str, trained: Any, save: Any, base: Path, online: Hub) -> None:
+    hub.push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
+    online.drop = where
+    with pytest.raises(ConnectionError, match="could not load me/adapter .*the connection broke") as caught:
+        hub.load_adapter("me/adapter", base_model=base, token=TOKEN)
+    assert "\n" not in str(caught.value)
+    online.drop = None
+    model, _, _ = hub.load_adapter("me/adapter", base_model=base, token=TOKEN)
+    assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
