@@ -415,6 +415,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         raise SystemExit(
             "the launched processes are not joined: on CPU pass --use_cpu true (see examples/accelerate_cpu2.yaml)"
         )
+    if training_args.use_cpu and training_args.deepspeed_plugin is not None:
+        # accelerate 1.15 makes plain DDP of it without a word
+        raise SystemExit("DeepSpeed does not run with --use_cpu: leave out --use_deepspeed, or train on GPUs")
     output = Path(training_args.output_dir)
     with one_line_errors():
         task = task_config(model_args, data_args, training_args)
