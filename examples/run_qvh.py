@@ -457,3 +457,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        # Threads of the process group that outlive the interpreter abort it, now and then, after the work is done.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

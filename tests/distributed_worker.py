@@ -108,3 +108,6 @@ def run(folder: Path, out: Path, batch_size: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    # Threads of gloo that outlive the interpreter end the process with "terminate called", now and then.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
