@@ -52,7 +52,6 @@ from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
 
 RECIPES = Path(__file__).parent / "recipes"
-MIDDLE = 1  # frame variants are left, middle, right
 
 
 @dataclass
@@ -336,7 +335,7 @@ def write_figures(
         clips = num_clips(row["duration_seconds"])
         figure = qualitative_figure(
             prediction,
-            frames=row_frames(row, np.full(prediction.grid.num_frames, MIDDLE)),
+            frames=row_frames(row),  # the middle variants
             relevant_moments=moments_from_windows(row["relevant_windows"], row["duration_seconds"]),
             clip_saliency=clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips),
         )
