@@ -202,7 +202,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
         windows = [[2.0, 6.0]] if windows is None else windows
         if frames is None:
             frames = np.random.default_rng(qid).integers(256, size=(num_frames, 3, size, size, 3), dtype=np.uint8)
-        centers_seconds = (np.arange(num_frames) + 0.5) * duration_seconds / num_frames
+        times_seconds = (np.arange(num_frames) + 0.5) * duration_seconds / num_frames
         clips = [clip for start, end in windows for clip in range(int(start // 2), int(end // 2))]
         return {
             "qid": qid,
@@ -211,7 +211,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
             "duration_seconds": duration_seconds,
             "frames": frames.tobytes(),
             "frame_shape": list(frames.shape),
-            "frame_times_seconds": [[center - 0.1, center, center + 0.1] for center in centers_seconds.tolist()],
+            "frame_times_seconds": [[center - 0.1, center, center + 0.1] for center in times_seconds.tolist()],
             "relevant_windows": windows,
             "relevant_clip_ids": clips,
             "saliency_scores": [[4, 3, 2] for _ in clips],

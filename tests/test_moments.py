@@ -71,7 +71,7 @@ class TestFrameGrid:
         grid = FrameGrid(150, 25)
         assert grid.window_seconds == 6.0
         assert grid.edges_seconds.tolist() == [6.0 * i for i in range(26)]
-        assert grid.centers_seconds.tolist() == [6.0 * i + 3 for i in range(25)]
+        assert grid.times_seconds.tolist() == [6.0 * i + 3 for i in range(25)]
         assert grid.windows_seconds[[0, 24]].tolist() == [[0.0, 6.0], [144.0, 150.0]]
 
     @pytest.mark.parametrize("duration_seconds", [7, 149, 126.5, 33.125, 1])
@@ -80,7 +80,7 @@ class TestFrameGrid:
         grid = FrameGrid(duration_seconds, num_frames)
         exact = Fraction(duration_seconds) / num_frames
         assert grid.edges_seconds.tolist() == [float(i * exact) for i in range(num_frames + 1)]
-        assert grid.centers_seconds.tolist() == [float((2 * i + 1) * exact / 2) for i in range(num_frames)]
+        assert grid.times_seconds.tolist() == [float((2 * i + 1) * exact / 2) for i in range(num_frames)]
 
     @PROPERTY
     @given(duration_seconds=DURATIONS, num_frames=st.integers(1, 300))
@@ -88,7 +88,7 @@ class TestFrameGrid:
         grid = FrameGrid(duration_seconds, num_frames)
         assert grid.edges_seconds[0] == 0
         assert grid.edges_seconds[-1] == duration_seconds
-        windows, centers = grid.windows_seconds, grid.centers_seconds
+        windows, centers = grid.windows_seconds, grid.times_seconds
         assert (windows[1:, 0] == windows[:-1, 1]).all()
         assert ((windows[:, 0] < centers) & (centers < windows[:, 1])).all()
 

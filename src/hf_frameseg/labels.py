@@ -135,7 +135,7 @@ def graded_frame_targets(clip_targets: ArrayLike, grid: FrameGrid) -> NDArray[np
     targets = np.asarray(clip_targets, dtype=np.float64)
     if targets.ndim != 1 or len(targets) == 0:
         raise ValueError(f"expected clip_targets of shape (C,) with C >= 1, got {targets.shape}")
-    clip_index = (grid.centers_seconds // CLIP_SECONDS).astype(np.int64)
+    clip_index = (grid.times_seconds // CLIP_SECONDS).astype(np.int64)
     return targets[np.minimum(clip_index, len(targets) - 1)]
 
 

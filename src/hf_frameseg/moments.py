@@ -78,7 +78,7 @@ class FrameGrid:
 
     Example:
         >>> grid = FrameGrid(duration_seconds=150, num_frames=25)
-        >>> grid.window_seconds, grid.centers_seconds[:3].tolist()
+        >>> grid.window_seconds, grid.times_seconds[:3].tolist()
         (6.0, [3.0, 9.0, 15.0])
     """
 
@@ -108,7 +108,7 @@ class FrameGrid:
         return edges
 
     @property
-    def centers_seconds(self) -> NDArray[np.float64]:
+    def times_seconds(self) -> NDArray[np.float64]:
         """Return the window centres, which are the ideal sampling times, in seconds, shape (F,)."""
         return (2 * np.arange(self.num_frames) + 1) * self.duration_seconds / (2 * self.num_frames)
 
@@ -268,7 +268,7 @@ def moments_to_mask(moments: Iterable[Moment], grid: FrameGrid) -> NDArray[np.bo
         >>> moments_to_mask([Moment(2, 6)], FrameGrid(8, 4)).tolist()
         [False, True, True, False]
     """
-    centers = grid.centers_seconds
+    centers = grid.times_seconds
     mask = np.zeros(grid.num_frames, dtype=bool)
     for moment in moments:
         mask |= (moment.start <= centers) & (centers < moment.end)
@@ -388,7 +388,7 @@ def interpolate_to_clips(
     """
     values = _as_frame_values("frame_values", frame_values, grid.num_frames)
     clip_centers = (np.arange(num_clips(grid.duration_seconds, clip_seconds)) + 0.5) * clip_seconds
-    return np.interp(clip_centers, grid.centers_seconds, values)
+    return np.interp(clip_centers, grid.times_seconds, values)
 
 
 def _check_positive_seconds(name: str, value: float) -> None:

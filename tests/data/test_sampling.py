@@ -12,7 +12,7 @@ from hf_frameseg.moments import FrameGrid
 def by_hand(times: list[float], grid: FrameGrid, offset: int) -> list[list[int]]:
     """Spell the rule out, one window at a time."""
     chosen = []
-    for center, (start, end) in zip(grid.centers_seconds, grid.windows_seconds, strict=True):
+    for center, (start, end) in zip(grid.times_seconds, grid.windows_seconds, strict=True):
         middle = max((i for i, time in enumerate(times) if time <= center + TIME_TOLERANCE_SECONDS), default=0)
         own = [i for i, t in enumerate(times) if start - TIME_TOLERANCE_SECONDS <= t < end - TIME_TOLERANCE_SECONDS]
         own.append(middle)

@@ -61,7 +61,7 @@ def select_frames(
     if variant_offset_frames != int(variant_offset_frames) or variant_offset_frames < 0:
         raise ValueError(f"expected variant_offset_frames to be a whole number >= 0, got {variant_offset_frames!r}")
     last = len(times) - 1
-    middle = np.clip(np.searchsorted(times, grid.centers_seconds + TIME_TOLERANCE_SECONDS, side="right") - 1, 0, last)
+    middle = np.clip(np.searchsorted(times, grid.times_seconds + TIME_TOLERANCE_SECONDS, side="right") - 1, 0, last)
     # First frame that starts in [start, end), and the one before the first that starts at or after the end.
     starts_seconds, ends_seconds = grid.windows_seconds.T
     first_own = np.searchsorted(times, starts_seconds - TIME_TOLERANCE_SECONDS, side="left")

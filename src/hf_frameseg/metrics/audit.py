@@ -149,8 +149,8 @@ def _linear(values: NDArray[np.float64], labels: _Labels) -> NDArray[np.float64]
 
 def _nearest(values: NDArray[np.float64], labels: _Labels) -> NDArray[np.float64]:
     """Take the frame whose window holds the clip's centre."""
-    centers_seconds = CLIP_SECONDS * (np.arange(len(labels.mean_rating)) + 0.5)
-    frames = np.floor(centers_seconds / labels.grid.duration_seconds * len(values)).astype(np.int64)
+    times_seconds = CLIP_SECONDS * (np.arange(len(labels.mean_rating)) + 0.5)
+    frames = np.floor(times_seconds / labels.grid.duration_seconds * len(values)).astype(np.int64)
     return values[np.minimum(frames, len(values) - 1)]
 
 
@@ -167,7 +167,7 @@ def _windows_without_frame(windows: Sequence[NDArray[np.float64]], labels: Seque
     """Compute the share of ground-truth windows that hold no frame centre, so no mask can show them."""
     missed = total = 0
     for truths, one in zip(windows, labels, strict=True):
-        centers = one.grid.centers_seconds
+        centers = one.grid.times_seconds
         held = (truths[:, :1] <= centers) & (centers < truths[:, 1:])
         missed += int((~held.any(axis=1)).sum())
         total += len(truths)

@@ -67,7 +67,7 @@ class Strip:
         limits = axes.get_xlim(), axes.get_ylim()
         step = max(1, images.shape[2] // 480)  # matplotlib would keep a 4K frame whole for a 200 pixel thumbnail
         for place, frame in enumerate(self.shown):
-            x = _to_inches(self.grid.centers_seconds[frame], self.grid) - self.thumb_width / 2
+            x = _to_inches(self.grid.times_seconds[frame], self.grid) - self.thumb_width / 2
             y = self.height - (place % self.rows) * (self.thumb_height + THUMB_GAP) - self.thumb_height
             size = (self.thumb_width, self.thumb_height)
             outline = _rounded(x, y, *size, edgecolor=BLUE if mask[frame] else FAINT)
@@ -78,7 +78,7 @@ class Strip:
             image.set_clip_path(outline)
             image.set(interpolation="bicubic")
         axes.set(xlim=limits[0], ylim=limits[1])  # imshow moved them
-        overhang = max(0, self.thumb_width / 2 - _to_inches(self.grid.centers_seconds[self.shown[0]], self.grid))
+        overhang = max(0, self.thumb_width / 2 - _to_inches(self.grid.times_seconds[self.shown[0]], self.grid))
         _label_row(axes, (self.height + 0.12) / 2, "frames", x=-overhang - 0.15)
 
 
@@ -200,7 +200,7 @@ def _draw_probability(axes: Axes, prediction: FramePrediction, fill: bool) -> li
     """Draw the predicted probability, with a dot per frame that is filled where 1 was decoded; return the legend."""
     grid = prediction.grid
     seconds = np.concatenate(
-        ([0], grid.centers_seconds, [grid.duration_seconds])
+        ([0], grid.times_seconds, [grid.duration_seconds])
     )  # constant outside, as the clips are read
     probs = np.pad(prediction.probs, 1, mode="edge")
     if fill:
@@ -211,7 +211,7 @@ def _draw_probability(axes: Axes, prediction: FramePrediction, fill: bool) -> li
     dots = {"linestyle": "none", "marker": "o", "markersize": size, "markeredgecolor": BLUE, "clip_on": False}
     for value, face in ((True, BLUE), (False, "white")):
         chosen = prediction.mask == value
-        axes.plot(grid.centers_seconds[chosen], prediction.probs[chosen], markerfacecolor=face, zorder=3, **dots)
+        axes.plot(grid.times_seconds[chosen], prediction.probs[chosen], markerfacecolor=face, zorder=3, **dots)
         handles.append(Line2D([], [], color=BLUE, markerfacecolor=face, label=f"decoded {value:d}", **dots))
     return handles
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hf_frameseg import cli
+from hf_frameseg.cli import predict
 from hf_frameseg.moments import FrameGrid, FramePrediction, Moment
 
 GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
@@ -128,22 +129,22 @@ def test_predict_writes_submission_rows(rooms: dict[str, list], tmp_path: Path) 
 
 def test_describe_says_when_nothing_was_marked() -> None:
     best_frame = predict_stub("q", (Moment(2.0, 4.0, 0.4),), fallback=True)
-    assert "no frame was marked" in cli.describe(best_frame)
-    assert "no frame was marked" not in cli.describe(predict_stub("q", (Moment(2.0, 4.0, 0.4),)))
-    assert "no moment found" in cli.describe(predict_stub("q", ()))
+    assert "no frame was marked" in predict.describe(best_frame)
+    assert "no frame was marked" not in predict.describe(predict_stub("q", (Moment(2.0, 4.0, 0.4),)))
+    assert "no moment found" in predict.describe(predict_stub("q", ()))
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0, "00:00.0"), (59.94, "00:59.9"), (59.95, "01:00.0"), (150.0, "02:30.0")]
 )
 def test_format_seconds(seconds: float, text: str) -> None:
-    assert cli.format_seconds(seconds) == text
+    assert predict.format_seconds(seconds) == text
 
 
 def test_sparkline_keeps_the_peak_and_the_scale() -> None:
-    assert cli.sparkline([]) == ""
-    assert cli.sparkline([0.01, 0.02]) == "▁▁"  # 1 is a full bar, whatever the largest value
-    line = cli.sparkline([0.0] * 900 + [1.0] + [0.0] * 99)
+    assert predict.sparkline([]) == ""
+    assert predict.sparkline([0.01, 0.02]) == "▁▁"  # 1 is a full bar, whatever the largest value
+    line = predict.sparkline([0.0] * 900 + [1.0] + [0.0] * 99)
     assert len(line) == 100
     assert line.index("█") == 90
     assert line.count("█") == 1

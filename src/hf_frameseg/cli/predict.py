@@ -1,15 +1,12 @@
-"""The command ``frameseg``: parses, calls, prints. What it needs is imported inside the command that needs it."""
+"""``frameseg predict``: the moments of one video."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from hf_frameseg import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,53 +15,12 @@ if TYPE_CHECKING:
 
     from hf_frameseg.moments import FramePrediction
 
-USER_ERROR = 2  # the exit status that argparse uses for a wrong command line
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 100
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the words after ``frameseg``; those of the process when None.
-
-    Returns:
-        The exit status: 0, or 2 after an error that the user can mend (printed as one line).
-    """
-    options = build_parser().parse_args(argv)
-    try:
-        options.run(options)
-    except _user_errors() as error:
-        if options.debug:
-            raise
-        print(f"frameseg: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    return 0
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that a user can mend; looked up when one is caught, as nobody raises what is not imported."""
-    video = sys.modules.get("hf_frameseg.data.video")
-    return (ValueError, OSError, ImportError, *([video.VideoReadError] if video else []))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; each sets ``run`` to the function that carries it out."""
-    parser = argparse.ArgumentParser(
-        prog="frameseg",
-        description="Find the moments of a video that a sentence describes, and how well each shows it.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_predict(commands, common)
-    _add_synth(commands, common)
-    return parser
-
-
-def _add_predict(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "predict", parents=[common], help="find the moments of one video", description="Find the moments of one video."
     )
@@ -83,21 +39,6 @@ def _add_predict(commands: argparse._SubParsersAction, common: argparse.Argument
         "--num-beams", metavar="N", type=int, default=2, help="beams of the search (default: %(default)s)"
     )
     parser.set_defaults(run=_predict)
-
-
-def _add_synth(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "synth",
-        parents=[common],
-        help="write a synthetic data set",
-        description="Write a data set of synthetic H.264 videos in the layout of QVHighlights.",
-    )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to fill")
-    for split in ("train", "val", "test"):
-        parser.add_argument(f"--num-{split}", metavar="N", type=int, help=f"videos of the {split} split")
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of everything that is random")
-    parser.add_argument("--num-proc", metavar="N", type=int, help="processes that draw and encode")
-    parser.set_defaults(run=_synth)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -145,21 +86,6 @@ def _write_picture(prediction: FramePrediction, frames: np.ndarray, path: Path) 
     figure = qualitative_figure(prediction, frames=frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def _synth(options: argparse.Namespace) -> None:
-    from hf_frameseg.data.synthetic import write_dataset
-
-    wanted = {
-        "num_train_videos": options.num_train,
-        "num_val_videos": options.num_val,
-        "num_test_videos": options.num_test,
-        "seed": options.seed,
-        "num_proc": options.num_proc,
-    }
-    given = {name: value for name, value in wanted.items() if value is not None}
-    write_dataset(options.out, progress=True, **given)
-    print(f"data set  {options.out}")
 
 
 def describe(prediction: FramePrediction) -> str:
