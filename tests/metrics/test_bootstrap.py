@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_frameseg.metrics import bootstrap_intervals, evaluate_per_query, paired_differences, query_scores
+from hf_frameseg.metrics import (
+    bootstrap_intervals,
+    evaluate_per_query,
+    mean_iou,
+    paired_differences,
+    paired_outcomes,
+    query_scores,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -27,6 +34,7 @@ def moments(iou: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_estimates_are_the_official_numbers_in_their_order(per_query: dict[str, np.ndarray], metric_data: Path) -> None:
     brief = json.loads((metric_data / "t01_synthetic_gt.result.json").read_text(encoding="utf-8"))["brief"]
+    brief["mIoU"] = mean_iou(per_query)  # ours, behind the official ones
     intervals = bootstrap_intervals(per_query, num_resamples=50)
     assert list(intervals) == list(query_scores(per_query)) == list(brief)
     assert {name: interval.estimate for name, interval in intervals.items()} == pytest.approx(brief, abs=0.0051)
@@ -75,6 +83,35 @@ def test_pairing_removes_what_both_submissions_share() -> None:
 def test_a_submission_does_not_differ_from_itself(per_query: dict[str, np.ndarray]) -> None:
     for interval in paired_differences(per_query, per_query, num_resamples=20).values():
         assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
+
+
+def test_outcomes_are_counted_query_by_query() -> None:
+    first, second = moments(np.array([0.2, 0.6, 0.9, 0.4])), moments(np.array([0.6, 0.2, 0.9, 0.1]))
+    second = {name: values[::-1] for name, values in second.items()}
+    outcomes = paired_outcomes(first, second)
+    iou, hits = outcomes["mIoU"], outcomes["MR-full-R1@0.5"]
+    assert (iou.won, iou.lost, iou.tied, iou.difference) == (25, 50, 25, pytest.approx(-7.5))
+    assert (hits.won, hits.lost, hits.tied, hits.difference) == (25, 25, 50, 0)
+
+
+def test_outcomes_leave_out_queries_without_a_window_of_that_length(per_query: dict[str, np.ndarray]) -> None:
+    better = {**per_query, "short_mr_ap": per_query["short_mr_ap"] + 0.1}
+    outcomes = paired_outcomes(per_query, better)
+    assert outcomes["MR-short-mAP"].won == 100
+    assert outcomes["MR-short-mAP"].difference == pytest.approx(10)
+    absent = {**per_query, "short_mr_ap": np.full_like(per_query["short_mr_ap"], np.nan)}
+    assert np.isnan(paired_outcomes(absent, absent)["MR-short-mAP"].won)
+
+
+def test_differences_and_outcomes_agree(per_query: dict[str, np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    other = {**per_query, "mr_ap": rng.permutation(per_query["mr_ap"]), "r1_iou": rng.permutation(per_query["r1_iou"])}
+    outcomes = paired_outcomes(per_query, other)
+    intervals = paired_differences(per_query, other, num_resamples=10)
+    assert list(outcomes) == list(intervals)
+    for name, outcome in outcomes.items():
+        assert outcome.difference == pytest.approx(intervals[name].estimate, abs=1e-9)
+        assert outcome.won + outcome.lost + outcome.tied == pytest.approx(100)
 
 
 def test_different_queries_cannot_be_paired() -> None:

@@ -71,3 +71,10 @@ def test_match_number_is_passed_on(case: tuple[Rows, Rows, dict[str, Any]]) -> N
         predictions=predictions[:59], references=references[1:], match_number=False
     )
     assert result["brief"]["MR-full-mAP"] > 0
+
+
+def test_mean_iou_comes_on_request(case: tuple[Rows, Rows, dict[str, Any]]) -> None:
+    predictions, references, expected = case
+    metric = QVHighlightsMetric(keep_in_memory=True)
+    result = metric.compute(predictions=predictions, references=references, with_mean_iou=True)
+    assert result == {**expected, "frameseg": {"mIoU": 70.21}}

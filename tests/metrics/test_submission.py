@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_frameseg.metrics import evaluate_per_query, evaluate_submission, headline
+from hf_frameseg.metrics import (
+    count_queries,
+    evaluate_per_query,
+    evaluate_submission,
+    headline,
+    mean_iou,
+    query_table,
+    summarize_per_query,
+)
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "metric" / "crashes.json"
 RECORDED = {case["name"]: case for case in json.loads(CASES.read_text(encoding="utf-8"))}
@@ -257,7 +265,44 @@ def test_headline_columns_come_from_the_official_keys(metric_data: Path) -> None
     assert headline({"brief": {}})["mAP"] is None
 
 
+def test_mean_iou_is_that_of_the_first_listed_windows(metric_data: Path, read_rows: Callable) -> None:
+    recorded = read_rows(metric_data / "t01_synthetic_gt.perquery.jsonl.gz")
+    submission = read_rows(metric_data / "t01_synthetic_gt.preds.jsonl.gz")
+    per_query = evaluate_per_query(submission, read_rows(metric_data / "gt_synthetic.jsonl.gz"))
+    assert mean_iou(per_query) == float(f"{100 * np.mean([row['r1_iou'] for row in recorded]):.2f}")
+    assert mean_iou({"qid": per_query["qid"]}) is None
+
+
+def test_columns_of_the_query_table_average_to_the_official_numbers(metric_data: Path, read_rows: Callable) -> None:
+    submission = read_rows(metric_data / "t01_synthetic_gt.preds.jsonl.gz")
+    per_query = evaluate_per_query(submission, read_rows(metric_data / "gt_synthetic.jsonl.gz"))
+    table, result = query_table(per_query), summarize_per_query(per_query)
+    assert {len(values) for values in table.values()} == {60}
+
+    def mean(column: str) -> float:
+        return pytest.approx(100 * np.nanmean(table[column]), abs=0.005)
+
+    assert result["full"]["MR-mAP"] == {
+        **{t: mean(f"mr_ap@{t}") for t in result["full"]["MR-R1"]},
+        "average": mean("mr_ap"),
+    }
+    for name in ("short", "middle", "long"):
+        assert result[name]["MR-mAP"]["average"] == mean(f"{name}_mr_ap")
+        assert count_queries(per_query)[name] == (~np.isnan(table[f"{name}_r1_iou"])).sum()
+    for name in ("Fair", "Good", "VeryGood"):
+        assert result[f"HL-min-{name}"] == {"HL-mAP": mean(f"hl_ap_{name}"), "HL-Hit1": mean(f"hl_hit_{name}")}
+
+
 def test_importing_the_scorer_loads_no_heavy_library() -> None:
     code = "import sys, hf_frameseg.metrics; print(sorted({'torch', 'evaluate', 'datasets'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("source", "hit"), [("window", None), ("annotators", 100.0), (None, 100.0)])
+def test_ratings_that_a_rule_made_up_are_not_scored(source: str | None, hit: float | None) -> None:
+    truth = {"qid": 1, "duration": 10, "relevant_windows": [[0, 4]], "relevant_clip_ids": [0, 1]}
+    truth |= {"saliency_scores": [[4, 4, 4]] * 2, "saliency_source": source}
+    row = {"qid": 1, "pred_relevant_windows": [[0.0, 4.0, 0.9]], "pred_saliency_scores": [0.9, 0.7, 0.1, 0, 0]}
+    scores = headline(evaluate_submission([row], [truth]))
+    assert (scores["HIT@1"], scores["R1@0.7"]) == (hit, 100.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +139,21 @@ def test_lines_that_are_not_json_objects_keep_their_numbers() -> None:
     assert [(violation.line, violation.code) for violation in found] == [(5, "bad-qid")]
 
 
+def test_qids_of_another_type_are_told_from_unknown_ones() -> None:
+    rows = [{**ROWS[0], "qid": "1"}, {**ROWS[1], "qid": "two"}, ROWS[2]]
+    found = validate_submission(rows, TRUTH, match_number=True)
+    assert [(violation.code, violation.fix) for violation in found] == [
+        ("unknown-qid", "write it with that type"),
+        ("unknown-qid", "remove the row or score the right split"),
+        ("missing-qid", "predict every query, or score the subset on purpose"),
+    ]
+
+
+def test_a_huge_value_is_shown_as_a_short_one() -> None:
+    (found,) = validate_submission(with_change("pred_saliency_scores", "x" * 10**6), TRUTH)
+    assert len(str(found)) < 250
+
+
 def test_numpy_rows_are_as_good_as_lists() -> None:
     rows = [{key: np.array(value) if key != "qid" else np.int64(value) for key, value in row.items()} for row in ROWS]
     assert codes(rows) == []
@@ -153,60 +167,6 @@ def test_recorded_inputs_that_break_the_official_code_are_reported(metric_data: 
             continue
         found = validate_submission(case["submission"], case["ground_truth"], match_number=case["match_number"])
         assert {violation.code for violation in found} - {"integer-window"}, case["name"]
-
-
-JUNK = [None, True, "x", "0.5", "", -1, 0, 7, 1.5, float("nan"), float("inf"), 1e308, -1e308, 2**70, 10**400]
-JUNK += [[], {}, [[]], [1], [[1.0, 2.0, 0.5]], {"qid": 1}, [float("nan")], [[0.0, 5.0, 0.5, 1.0]] * 12]
-
-
-def mutate(rows: list[Any], rng: np.random.Generator) -> str:
-    """Replace, remove, double or swap something at a random depth, then perhaps damage the text."""
-    rows = copy.deepcopy(rows)
-    for _ in range(rng.integers(1, 4)):
-        node, parent, key = rows, None, None
-        while isinstance(node, (list, dict)) and len(node) and (parent is None or rng.random() < 0.7):
-            places = list(node) if isinstance(node, dict) else range(len(node))
-            parent, key = node, places[rng.integers(len(places))]
-            node = node[key]
-        if parent is None:
-            break
-        action = rng.integers(4)
-        if action == 0:
-            parent[key] = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
-        elif action == 1:
-            del parent[key]
-        elif action == 2 and isinstance(parent, list):
-            parent.append(copy.deepcopy(node))
-        elif isinstance(parent, list):
-            parent.reverse()
-    text = "\n".join(json.dumps(row) for row in rows)
-    if text and rng.random() < 0.2:
-        cut = rng.integers(len(text))
-        text = text[:cut] + ["", '"', ",", "[", "9", "-", "\n"][rng.integers(7)] + text[cut + 1 :]
-    return text
-
-
-@pytest.mark.filterwarnings("error")
-def test_malformed_submissions_end_in_a_violation_or_a_result() -> None:
-    rng = np.random.default_rng(0)
-    clean, failures = 0, []
-    for number in range(1000):
-        match_number = bool(rng.integers(2))
-        parsed = parse_submission(mutate(ROWS, rng).split("\n"))
-        found = parsed.violations + validate_submission(
-            parsed.rows, TRUTH, line_numbers=parsed.line_numbers, match_number=match_number
-        )
-        assert not any("\n" in str(violation) for violation in found)
-        has_error = any(violation.is_error for violation in found)
-        clean += not has_error
-        try:
-            json.dumps(evaluate_submission(parsed.rows, TRUTH, match_number=match_number), allow_nan=False)
-        except ValueError as error:
-            if not has_error:
-                pytest.fail(f"mutation {number} passed the check, but: {error}")
-            failures.append(str(error))
-    assert 50 < clean < 950
-    assert all(re.fullmatch(r"(qid |submission ).*; .*", message) for message in failures)
 
 
 def test_published_predictions_have_no_error(shared_dir: Path, read_rows: Callable) -> None:

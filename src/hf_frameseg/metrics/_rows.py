@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS, NUM_ANNOTATORS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
 
@@ -19,9 +20,9 @@ def rows_by_qid(rows: Sequence[Row], what: str) -> dict[Hashable, list[Row]]:
     groups: dict[Hashable, list[Row]] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping) or "qid" not in row:
-            raise ValueError(f"{what} row {number} is {_short(row)}; expected an object with a 'qid'; add its qid")
+            raise ValueError(f"{what} row {number} is {short(row)}; expected an object with a 'qid'; add its qid")
         if not isinstance(row["qid"], Hashable):
-            raise ValueError(f"{what} row {number} has qid {_short(row['qid'])}; expected a number; write one number")
+            raise ValueError(f"{what} row {number} has qid {short(row['qid'])}; expected a number; write one number")
         groups.setdefault(row["qid"], []).append(row)
     return groups
 
@@ -47,6 +48,11 @@ def shared_qids(
     return shared
 
 
+def has_ratings(annotated: Mapping[Hashable, Sequence[Row]]) -> bool:
+    """Tell whether people rated the clips, or a rule made the ratings up (`saliency_source` of other data sets)."""
+    return all(row.get("saliency_source") in (None, "annotators") for rows in annotated.values() for row in rows)
+
+
 def predicted_windows(row: Row) -> NDArray[np.float64]:
     """Read the first `MAX_WINDOWS` listed windows, (N, 3) of [start, end, score]."""
     value = _get(row, "pred_relevant_windows", "add the key to every row, or remove it from all of them")
@@ -57,7 +63,7 @@ def predicted_windows(row: Row) -> NDArray[np.float64]:
         windows = None
     if windows is None or windows.ndim != 2 or windows.shape[1] != 3:
         raise ValueError(
-            f"qid {row['qid']}: pred_relevant_windows is {_short(value)}; expected a list of [start, end, score] in "
+            f"qid {row['qid']}: pred_relevant_windows is {short(value)}; expected a list of [start, end, score] in "
             "numbers; write every window with its score (1.0 if there is none)"
         )
     return windows
@@ -72,7 +78,7 @@ def annotated_windows(row: Row) -> NDArray[np.float64]:
         windows = None
     if windows is None or windows.ndim != 2 or windows.shape[1] != 2:
         raise ValueError(
-            f"qid {row['qid']}: relevant_windows of the ground truth is {_short(value)}; expected at least one "
+            f"qid {row['qid']}: relevant_windows of the ground truth is {short(value)}; expected at least one "
             "[start, end] in numbers; correct the annotation or leave the query out of both files"
         )
     return windows
@@ -89,7 +95,7 @@ def predicted_saliency(row: Row) -> NDArray[np.float64]:
         scores = scores[:, 0]
     if scores is None or scores.ndim != 1 or scores.size == 0:
         raise ValueError(
-            f"qid {row['qid']}: pred_saliency_scores is {_short(value)}; expected a flat list of numbers; write one "
+            f"qid {row['qid']}: pred_saliency_scores is {short(value)}; expected a flat list of numbers; write one "
             f"number per {CLIP_SECONDS}-second clip"
         )
     return scores
@@ -108,8 +114,8 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
         spread[np.array(clip_ids)] = _numbers(ratings)
     except (TypeError, ValueError, IndexError, OverflowError):
         raise ValueError(
-            f"qid {row['qid']}: the ground truth has relevant_clip_ids {_short(clip_ids)} and saliency_scores "
-            f"{_short(ratings)} for {_short(duration_seconds)} s; expected one or more clip ids below "
+            f"qid {row['qid']}: the ground truth has relevant_clip_ids {short(clip_ids)} and saliency_scores "
+            f"{short(ratings)} for {short(duration_seconds)} s; expected one or more clip ids below "
             f"int(duration / {CLIP_SECONDS}) with {NUM_ANNOTATORS} ratings each; correct the annotation, or drop "
             "pred_saliency_scores to score moments only"
         ) from None
@@ -132,12 +138,6 @@ def _numbers(values: Any) -> NDArray[np.float64]:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"expected numbers, got {array.dtype}")
     return array.astype(np.float64)
-
-
-def _short(value: Any) -> str:
-    """Show a value in an error without flooding the line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _some(qids: Sequence[Hashable]) -> str:

@@ -32,15 +32,32 @@ class Interval:
     standard_error: float
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """Hold how two submissions compare query by query.
+
+    Args:
+        difference: Mean of `second - first` in percent points, not rounded.
+        won: Percent of the queries on which the second scores higher.
+        lost: Percent on which it scores lower.
+        tied: Percent on which both score the same.
+    """
+
+    difference: float
+    won: float
+    lost: float
+    tied: float
+
+
 def query_scores(per_query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    """Give each query's share in the official `brief` numbers.
+    """Give each query's share in the official `brief` numbers and in mIoU.
 
     Args:
         per_query: What `evaluate_per_query` returned.
 
     Returns:
         Official brief key -> percent per query, (Q,); the mean over the numbers that are not NaN is the official
-        score. NaN marks queries without a ground-truth window of that length.
+        score. NaN marks queries without a ground-truth window of that length. The last one is `mIoU`, which is ours.
 
     Example:
         >>> scores = query_scores({"mr_ap": np.zeros((2, 10)), "r1_iou": np.array([0.6, 0.8])})
@@ -59,6 +76,8 @@ def query_scores(per_query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.
         for name in MIN_RATINGS:
             scores[f"HL-min-{name}-mAP"] = per_query[f"hl_ap_{name}"].mean(axis=1)
             scores[f"HL-min-{name}-Hit1"] = per_query[f"hl_hit_{name}"]
+    if "r1_iou" in per_query:
+        scores["mIoU"] = per_query["r1_iou"]
     return {name: 100 * values for name, values in scores.items()}
 
 
@@ -74,7 +93,8 @@ def bootstrap_intervals(
         seed: Seed of the resampling; equal inputs and seed give equal intervals.
 
     Returns:
-        Official brief key -> interval in percent; all NaN for a length range without any ground-truth window.
+        Official brief key, or `mIoU` -> interval in percent; all NaN for a length range without any ground-truth
+        window.
 
     Raises:
         ValueError: `num_resamples` or `level` out of range.
@@ -109,7 +129,7 @@ def paired_differences(
         seed: As in `bootstrap_intervals`.
 
     Returns:
-        Official brief key -> interval of the difference in percent points, for the keys that both have.
+        Official brief key, or `mIoU` -> interval of the difference in percent points, for the keys that both have.
 
     Raises:
         ValueError: The qids differ, or a parameter is out of range.
@@ -120,6 +140,42 @@ def paired_differences(
         >>> paired_differences(first, second)["MR-full-mAP"].low
         100.0
     """
+    return _intervals(_differences(first, second), num_resamples, level, seed)
+
+
+def paired_outcomes(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> dict[str, Outcomes]:
+    """Count on how many queries the second submission scores higher, lower and the same.
+
+    Args:
+        first: As in `paired_differences`.
+        second: As in `paired_differences`.
+
+    Returns:
+        Official brief key, or `mIoU` -> difference and shares, for the keys that both have; NaN for a length range
+        without any ground-truth window.
+
+    Raises:
+        ValueError: The qids differ.
+
+    Example:
+        >>> first = {"qid": np.array([1, 2]), "mr_ap": np.zeros((2, 10)), "r1_iou": np.zeros(2)}
+        >>> second = {"qid": np.array([1, 2]), "mr_ap": np.eye(2, 10), "r1_iou": np.array([0.0, 0.6])}
+        >>> outcomes = paired_outcomes(first, second)
+        >>> outcomes["MR-full-mAP"].won, outcomes["MR-full-R1@0.5"]
+        (100.0, Outcomes(difference=50.0, won=50.0, lost=0.0, tied=50.0))
+    """
+    result = {}
+    for name, values in _differences(first, second).items():
+        values = values[~np.isnan(values)]
+        parts = (values, 100 * (values > 0), 100 * (values < 0), 100 * (values == 0))
+        result[name] = Outcomes(*(float(part.mean()) if len(values) else np.nan for part in parts))
+    return result
+
+
+def _differences(
+    first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.float64]]:
+    """Subtract the queries' scores, `second - first`, in the order of the first."""
     place = {qid: q for q, qid in enumerate(second["qid"].tolist())}
     qids = first["qid"].tolist()
     if set(qids) != set(place):
@@ -129,8 +185,7 @@ def paired_differences(
         )
     order = np.array([place[qid] for qid in qids])
     before, after = query_scores(first), query_scores(second)
-    differences = {name: after[name][order] - values for name, values in before.items() if name in after}
-    return _intervals(differences, num_resamples, level, seed)
+    return {name: after[name][order] - values for name, values in before.items() if name in after}
 
 
 def _intervals(

@@ -83,18 +83,7 @@ def evaluate_submission(
         >>> result["full"]["MR-R1"]["0.75"], result["brief"]["MR-full-mAP"], result["brief"]["MR-long-mAP"]
         (100.0, 70.0, None)
     """
-    per_query = evaluate_per_query(submission, ground_truth, match_number)
-    details: dict[str, Any] = {}
-    brief: dict[str, float | None] = {}
-    if "mr_ap" in per_query:
-        moments = _retrieval_result(per_query)
-        details |= moments
-        brief |= _retrieval_brief(moments)
-    if "hl_argmax" in per_query:
-        highlights = _highlight_result(per_query)
-        details |= highlights
-        brief |= {f"{name}-{key[3:]}": value for name, part in highlights.items() for key, value in part.items()}
-    return {"brief": brief, **dict(sorted(details.items()))}
+    return summarize_per_query(evaluate_per_query(submission, ground_truth, match_number))
 
 
 def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], match_number: bool = True) -> PerQuery:
@@ -112,7 +101,8 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
         `r1_gt_index` (Q,), and `short_mr_ap`, `short_r1_iou`, the same for `middle` and `long`, NaN for queries
         without a ground-truth window of that length;
         for highlights `hl_argmax` (Q,), `hl_ap_Fair` (Q, 3) per annotator, `hl_hit_Fair` (Q,), the same for `Good`
-        and `VeryGood`. The arrays of a task that the first row lacks are absent.
+        and `VeryGood`. The arrays of a task that the first row lacks are absent, and those for highlights if a row of
+        the ground truth says that its ratings were made up (`saliency_source` is there and not "annotators").
 
     Raises:
         ValueError: As in `evaluate_submission`.
@@ -131,9 +121,37 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
     result: PerQuery = {"qid": _qid_array(qids)}
     if "pred_relevant_windows" in first_row:
         result |= _retrieval_per_query(qids, predicted, annotated)
-    if "pred_saliency_scores" in first_row:
+    if "pred_saliency_scores" in first_row and _rows.has_ratings(annotated):
         result |= _highlight_per_query(qids, predicted, annotated)
     return result
+
+
+def summarize_per_query(per_query: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Average the scores of the queries into the official nested dictionary.
+
+    Args:
+        per_query: What `evaluate_per_query` returned.
+
+    Returns:
+        As `evaluate_submission`.
+
+    Example:
+        >>> truth = [{"qid": 1, "relevant_windows": [[0, 4]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
+        >>> rows = [{"qid": 2, "pred_relevant_windows": [[0.0, 4.0, 0.9]]}, {"qid": 1, "pred_relevant_windows": []}]
+        >>> summarize_per_query(evaluate_per_query(rows, truth))["brief"]["MR-full-R1@0.5"]
+        50.0
+    """
+    details: dict[str, Any] = {}
+    brief: dict[str, float | None] = {}
+    if "mr_ap" in per_query:
+        moments = _retrieval_result(per_query)
+        details |= moments
+        brief |= _retrieval_brief(moments)
+    if "hl_argmax" in per_query:
+        highlights = _highlight_result(per_query)
+        details |= highlights
+        brief |= {f"{name}-{key[3:]}": value for name, part in highlights.items() for key, value in part.items()}
+    return {"brief": brief, **dict(sorted(details.items()))}
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, float | None]:
@@ -150,6 +168,42 @@ def headline(result: Mapping[str, Any]) -> dict[str, float | None]:
         56.7
     """
     return {column: result["brief"].get(key) for column, key in HEADLINE_COLUMNS.items()}
+
+
+def mean_iou(per_query: Mapping[str, NDArray[Any]]) -> float | None:
+    """Average the IoU of the first listed windows: mIoU, which the official dictionary does not hold.
+
+    Args:
+        per_query: What `evaluate_per_query` returned.
+
+    Returns:
+        mIoU in percent, rounded as the official numbers are; None if moments were not scored.
+
+    Example:
+        >>> mean_iou({"r1_iou": np.array([0.5, 0.8])})
+        65.0
+    """
+    return _percent(per_query["r1_iou"].mean()) if "r1_iou" in per_query else None
+
+
+def count_queries(per_query: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Count the queries that were scored, and those with a ground-truth window of each length range.
+
+    Args:
+        per_query: What `evaluate_per_query` returned.
+
+    Returns:
+        `full` and, if moments were scored, `short`, `middle` and `long`.
+
+    Example:
+        >>> truth = [{"qid": 1, "relevant_windows": [[0, 4], [20, 40]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
+        >>> rows = [{"qid": 1, "pred_relevant_windows": []}, {"qid": 2, "pred_relevant_windows": []}]
+        >>> count_queries(evaluate_per_query(rows, truth))
+        {'full': 2, 'short': 2, 'middle': 1, 'long': 0}
+    """
+    ranges = {name: per_query.get(f"{name}_r1_iou") for name in retrieval.LENGTH_RANGES_SECONDS}
+    inside = {name: int((~np.isnan(iou)).sum()) for name, iou in ranges.items() if iou is not None}
+    return {"full": len(per_query["qid"]), **inside}
 
 
 def _qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:

@@ -8,14 +8,15 @@ submission without errors, given a sound ground truth.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
 
@@ -49,58 +50,8 @@ class Violation:
     def __str__(self) -> str:
         """Show everything on one line."""
         place = "file" if self.line is None else f"line {self.line}"
-        query = "" if self.qid is None else f" (qid {_short(self.qid)})"
+        query = "" if self.qid is None else f" (qid {short(self.qid)})"
         return f"{place}{query}: {'error' if self.is_error else 'warning'}: {self.message}; {self.fix} [{self.code}]"
-
-
-@dataclass(frozen=True)
-class ParsedSubmission:
-    """Hold the rows of a JSON Lines file with their places.
-
-    Args:
-        rows: The lines that are JSON objects.
-        line_numbers: Line of each row, counted from 1.
-        violations: The lines that are not.
-    """
-
-    rows: list[dict[str, Any]]
-    line_numbers: list[int]
-    violations: list[Violation]
-
-
-def parse_submission(lines: Iterable[str | bytes]) -> ParsedSubmission:
-    """Read the lines of a submission file, collecting what is not a JSON object instead of stopping.
-
-    Args:
-        lines: Lines of a JSON Lines file; empty ones are skipped.
-
-    Returns:
-        Rows, their line numbers and the violations.
-
-    Example:
-        >>> parsed = parse_submission(['{"qid": 1}', "", "{'qid': 2}"])
-        >>> parsed.rows, [violation.line for violation in parsed.violations]
-        ([{'qid': 1}], [3])
-    """
-    parsed = ParsedSubmission([], [], [])
-    for line, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            fix = "write one JSON object per line (json.dumps)"
-            parsed.violations.append(Violation("not-json", f"expected JSON, got {where}", fix, line=line))
-            continue
-        if not isinstance(row, dict):
-            message = f"expected a JSON object, got {_short(row)}"
-            fix = "write one object per line, not one list for the file"
-            parsed.violations.append(Violation("not-an-object", message, fix, line=line))
-            continue
-        parsed.rows.append(row)
-        parsed.line_numbers.append(line)
-    return parsed
 
 
 def validate_submission(
@@ -129,7 +80,7 @@ def validate_submission(
         window [inverted-window]
     """
     numbers = range(1, len(submission) + 1) if line_numbers is None else line_numbers
-    annotated = None if ground_truth is None else {row["qid"]: row for row in ground_truth}
+    annotated = None if ground_truth is None else _Annotated(ground_truth)
     keys = [key for key in PREDICTION_KEYS if any(isinstance(row, Mapping) and key in row for row in submission)]
     seen: dict[Hashable, int] = {}
     violations: list[Violation] = []
@@ -143,17 +94,29 @@ def validate_submission(
 Found = tuple[str, str, str, bool]
 
 
+class _Annotated:
+    """The annotation of each qid, and the qids by how they look: 7 for "7"."""
+
+    def __init__(self, ground_truth: Sequence[Mapping[str, Any]]) -> None:
+        self.rows: dict[Hashable, Mapping[str, Any]] = {row["qid"]: row for row in ground_truth}
+
+    @cached_property
+    def by_text(self) -> dict[str, Hashable]:
+        """Written once: looking for each of many unknown qids would be quadratic."""
+        return {str(qid): qid for qid in reversed(self.rows)}
+
+
 def _check_row(
     row: Any,
     line: int,
     keys: Sequence[str],
     seen: dict[Hashable, int],
-    annotated: Mapping[Hashable, Mapping[str, Any]] | None,
+    annotated: _Annotated | None,
     match_number: bool,
 ) -> Iterator[Found]:
     """Check one row; remembers its qid in `seen`."""
     if not isinstance(row, Mapping):
-        yield "not-an-object", f"expected an object, got {_short(row)}", "write one object per query", True
+        yield "not-an-object", f"expected an object, got {short(row)}", "write one object per query", True
         return
     yield from _check_qid(row, line, seen, annotated, match_number)
     for key in keys:
@@ -161,7 +124,7 @@ def _check_row(
             yield "missing-key", f"expected {key} as in other rows", "add it, or remove it from all rows", True
     if not keys:
         yield "missing-key", f"expected {' or '.join(PREDICTION_KEYS)}, got neither", "add one or both", True
-    truth = annotated.get(row.get("qid")) if annotated and isinstance(row.get("qid"), Hashable) else None
+    truth = annotated.rows.get(row.get("qid")) if annotated and isinstance(row.get("qid"), Hashable) else None
     duration_seconds = truth.get("duration") if truth else None
     if not _is_finite(duration_seconds):
         duration_seconds = None
@@ -175,7 +138,7 @@ def _check_qid(
     row: Mapping[str, Any],
     line: int,
     seen: dict[Hashable, int],
-    annotated: Mapping[Hashable, Any] | None,
+    annotated: _Annotated | None,
     match_number: bool,
 ) -> Iterator[Found]:
     """Check type, uniqueness and existence of a qid."""
@@ -184,14 +147,14 @@ def _check_qid(
         return
     qid = row["qid"]
     if not isinstance(qid, (int, str, np.integer)) or isinstance(qid, bool):
-        yield "bad-qid", f"expected a whole number as qid, got {_short(qid)}", "copy the qid of the annotation", True
+        yield "bad-qid", f"expected a whole number as qid, got {short(qid)}", "copy the qid of the annotation", True
         return
     if qid in seen:
         yield "duplicate-qid", f"qid already stands in line {seen[qid]}", "keep one row per query", True
         return
     seen[qid] = line
-    if annotated is not None and match_number and qid not in annotated:
-        twin = next((other for other in annotated if str(other) == str(qid)), None)
+    if annotated is not None and match_number and qid not in annotated.rows:
+        twin = annotated.by_text.get(str(qid))
         if twin is None:
             yield "unknown-qid", "qid is not in the ground truth", "remove the row or score the right split", True
         else:
@@ -201,7 +164,7 @@ def _check_qid(
 def _check_windows(windows: Any, duration_seconds: float | None) -> Iterator[Found]:
     """Check a list of windows; one violation per code, for the first window that has it."""
     if not _is_list(windows):
-        yield "bad-windows", f"expected a list of windows, got {_short(windows)}", "write [[start, end, score]]", True
+        yield "bad-windows", f"expected a list of windows, got {short(windows)}", "write [[start, end, score]]", True
         return
     if not len(windows):
         fix = "list one window at least"
@@ -224,7 +187,7 @@ def _check_windows(windows: Any, duration_seconds: float | None) -> Iterator[Fou
 
 def _check_window(window: Any, index: int, duration_seconds: float | None) -> Iterator[Found]:
     """Check one window."""
-    shown = f"{_short(window)} as window {index}"
+    shown = f"{short(window)} as window {index}"
     if not _is_list(window) or len(window) < 3 or not all(_is_finite(value) for value in window[:3]):
         yield "bad-window", f"expected three finite numbers, got {shown}", "write [start, end, score]", True
         return
@@ -246,11 +209,11 @@ def _check_saliency(scores: Any, duration_seconds: float | None) -> Iterator[Fou
     """Check a saliency list."""
     fix = f"write one number per {CLIP_SECONDS}-second clip"
     if not _is_list(scores) or not len(scores):
-        yield "bad-saliency", f"expected a list of numbers, got {_short(scores)}", fix, True
+        yield "bad-saliency", f"expected a list of numbers, got {short(scores)}", fix, True
         return
     wrong = next((clip for clip, score in enumerate(scores) if not _is_finite(score)), None)
     if wrong is not None:
-        message = f"expected a finite number for clip {wrong}, got {_short(scores[wrong])}"
+        message = f"expected a finite number for clip {wrong}, got {short(scores[wrong])}"
         yield "bad-saliency", message, "check the model's output", True
     num_clips = None if duration_seconds is None else int(duration_seconds / CLIP_SECONDS)
     if num_clips is not None and len(scores) != num_clips:
@@ -258,27 +221,25 @@ def _check_saliency(scores: Any, duration_seconds: float | None) -> Iterator[Fou
         yield "saliency-length", message, fix, False  # the evaluator's own sample submission has such rows
 
 
-def _check_file(
-    seen: Mapping[Hashable, int], annotated: Mapping[Hashable, Any] | None, match_number: bool
-) -> Iterator[Violation]:
+def _check_file(seen: Mapping[Hashable, int], annotated: _Annotated | None, match_number: bool) -> Iterator[Violation]:
     """Check what no single row shows."""
     if not seen:
         yield Violation("no-rows", "expected one row per query, got none with a usable qid", "write the predictions")
         return
     if annotated is None:
         return
-    missing = [qid for qid in annotated if qid not in seen]
+    missing = [qid for qid in annotated.rows if qid not in seen]
     if match_number and missing:
-        message = f"{len(missing)} of {len(annotated)} qids are missing: {', '.join(map(repr, missing[:5]))}"
+        message = f"{len(missing)} of {len(annotated.rows)} qids are missing: {', '.join(map(repr, missing[:5]))}"
         fix = "predict every query, or score the subset on purpose"
         yield Violation("missing-qid", message + (", ..." if len(missing) > 5 else ""), fix)
-    elif len(missing) == len(annotated):
+    elif len(missing) == len(annotated.rows):
         yield Violation("no-shared-qid", "no qid is in the ground truth", "score against the right split")
 
 
 def _is_list(value: Any) -> bool:
     """Tell lists from strings and mappings, which have a length too."""
-    return isinstance(value, (list, tuple, np.ndarray))
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _is_finite(value: Any) -> bool:
@@ -289,9 +250,3 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _short(value: Any) -> str:
-    """Show a value without flooding the line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

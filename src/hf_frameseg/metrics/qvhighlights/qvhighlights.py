@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_frameseg.metrics import evaluate_submission
+from hf_frameseg.metrics import evaluate_per_query, mean_iou, summarize_per_query
 
 _DESCRIPTION = """\
 Moment retrieval (R1, mAP) and highlight detection (HL-mAP, HIT@1) on QVHighlights, equal to the official evaluator
@@ -35,6 +35,7 @@ Args:
     references: As many annotation rows, in any order: qid, query, duration, vid, relevant_windows, relevant_clip_ids,
         saliency_scores. Rows meet by qid.
     match_number: Require the same qids on both sides (default) instead of scoring the shared ones.
+    with_mean_iou: Add mIoU, which the official dictionary does not hold, as result["frameseg"]["mIoU"].
 Returns:
     The official nested dictionary: brief, full, short, middle, long, HL-min-Fair, HL-min-Good, HL-min-VeryGood.
 """
@@ -122,9 +123,12 @@ class QVHighlightsMetric(evaluate.Metric):
         predictions: Sequence[Mapping[str, Any]],
         references: Sequence[Mapping[str, Any]],
         match_number: bool = True,
+        with_mean_iou: bool = False,
     ) -> dict[str, Any]:
         """Score the rows that `evaluate` gathered."""
-        return evaluate_submission(_without_nulls(predictions), _without_nulls(references), match_number)
+        per_query = evaluate_per_query(_without_nulls(predictions), _without_nulls(references), match_number)
+        result = summarize_per_query(per_query)
+        return {**result, "frameseg": {"mIoU": mean_iou(per_query)}} if with_mean_iou else result
 
 
 def _fit(row: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""The ground truth of a command: a file, or a split that is found in a folder or downloaded.
+
+`score`, `rescore` and whatever else needs annotations take the same three options from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+SPLITS = ("val", "test")
+
+
+def add_ground_truth_options(parser: argparse.ArgumentParser, splits: Sequence[str] = SPLITS) -> None:
+    """Add ``--ground-truth FILE | --split NAME`` (one of the two) and ``--data-dir DIR``.
+
+    Args:
+        parser: Parser of the command.
+        splits: Splits that the command accepts.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_ground_truth_options(parser)
+        >>> parser.parse_args(["--split", "val"])
+        Namespace(ground_truth=None, split='val', data_dir=None)
+    """
+    group = parser.add_argument_group("ground truth (one of the two)")
+    one_of = group.add_mutually_exclusive_group(required=True)
+    one_of.add_argument("--ground-truth", metavar="FILE", type=Path, help="annotation file, JSON lines (may be .gz)")
+    one_of.add_argument("--split", choices=splits, help="split of QVHighlights, downloaded once unless --data-dir")
+    group.add_argument("--data-dir", metavar="DIR", type=Path, help="folder that holds the split's annotation file")
+
+
+def resolve_ground_truth(options: argparse.Namespace) -> Path:
+    """Return the annotation file that the options name, downloading it if need be.
+
+    Args:
+        options: What the options of `add_ground_truth_options` were parsed into.
+
+    Returns:
+        Path of a file with labels; for ``--ground-truth`` the path as given.
+
+    Raises:
+        ValueError: If ``--data-dir`` comes without ``--split``.
+        FileNotFoundError: If the folder has no labelled annotations of the split.
+        DownloadError: If they had to be downloaded and could not be.
+    """
+    if options.split is None:
+        if options.data_dir is not None:
+            raise ValueError("--data-dir is the folder to find a split in; add --split, or leave out --data-dir")
+        return options.ground_truth
+    from hf_frameseg.data.annotations import ANNOTATION_FILES, find_annotations
+
+    if options.data_dir is None:
+        from hf_frameseg.data.download import fetch_annotations
+
+        return fetch_annotations(options.split)
+    path = find_annotations(options.data_dir, options.split)
+    labelled = ANNOTATION_FILES[options.split][0]
+    if path.name != labelled:
+        raise FileNotFoundError(
+            f"{path} has no labels and {labelled} is not beside it; put it there, or download it (no --data-dir)"
+        )
+    return path

@@ -1,0 +1,207 @@
+"""What `frameseg score` writes: the official dictionary with ours beside it, and one row per query."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_frameseg import __version__
+from hf_frameseg.metrics import Interval, Outcomes, count_queries, mean_iou, query_table
+
+if TYPE_CHECKING:
+    from hf_frameseg.cli.score_report import Scored
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+TEXT_COLUMNS = ("vid", "query")
+
+Columns = Mapping[str, list[Any]]
+
+
+def score_json(scored: Scored, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the official dictionary, and ours under `frameseg`.
+
+    Args:
+        scored: The submission.
+        settings: How it was scored, for all submissions of the run.
+
+    Returns:
+        The official keys in their order, then `frameseg`.
+    """
+    intervals = {key: _drop(asdict(interval), "estimate") for key, interval in scored.intervals.items()}
+    return {**scored.result, "frameseg": {"version": __version__, **settings, **_ours(scored), "intervals": intervals}}
+
+
+def comparison_json(
+    scored: Sequence[Scored],
+    differences: Mapping[str, Interval],
+    outcomes: Mapping[str, Outcomes],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Build the dictionary of a comparison.
+
+    Args:
+        scored: A and B.
+        differences: What `paired_differences` returned; empty without bootstrap.
+        outcomes: What `paired_outcomes` returned.
+        settings: How they were scored.
+
+    Returns:
+        `A` and `B`, each as `score_json`, and `frameseg` with the `differences` by key.
+    """
+    both = {letter: score_json(one, settings) for letter, one in zip("AB", scored, strict=True)}
+    found = {}
+    for key, outcome in outcomes.items():
+        interval = _drop(asdict(differences[key]), "estimate") if key in differences else {}
+        found[key] = {name: _json_number(value) for name, value in {**asdict(outcome), **interval}.items()}
+    return {**both, "frameseg": {"version": __version__, **settings, "differences": found}}
+
+
+def query_columns(scored: Scored, ground_truth: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Build one row per query.
+
+    Args:
+        scored: The submission.
+        ground_truth: Annotation rows; `vid` and `query` come from there.
+
+    Returns:
+        Column -> values; the numbers are those of `metrics.query_table`, None where there is none.
+    """
+    table = {name: values.tolist() for name, values in query_table(scored.per_query).items()}
+    qids = table.pop("qid")
+    whole = scored.per_query["qid"].dtype.kind == "i"  # else of any type, and a column of a file has one
+    annotated = {row["qid"]: row for row in ground_truth}
+    return {
+        "qid": qids if whole else [_text(qid) for qid in qids],
+        **{key: [_text(annotated[qid].get(key)) for qid in qids] for key in TEXT_COLUMNS},
+        **{name: [_json_number(value) for value in values] for name, values in table.items()},
+    }
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
+    """Refuse what could not be written, or would destroy an input, before anything is scored.
+
+    Args:
+        outputs: Option -> path.
+        inputs: Files that are read.
+
+    Raises:
+        ValueError: If a path is a folder, an input, given twice, or has a suffix nobody knows.
+    """
+    seen: dict[Path, str] = {path.resolve(): "an input" for path in inputs}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{option} {path} is a folder; expected a file to write; add a file name")
+        if path.resolve() in seen and not _is_device(path):
+            raise ValueError(f"{option} {path} is {seen[path.resolve()]} as well; name another file")
+        if option == "--per-query" and path.suffix not in TABLE_SUFFIXES:
+            raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
+        seen[path.resolve()] = option
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dictionary in the official evaluator's form (an indent of 4).
+
+    Args:
+        path: File to write; its folder is made.
+        content: The dictionary; None becomes null.
+    """
+    _write(path, (json.dumps(_finite(content), indent=4, allow_nan=False) + "\n").encode())
+
+
+def write_columns(path: Path, columns: Columns) -> None:
+    """Write a table as Parquet, CSV or JSON lines, by suffix.
+
+    Args:
+        path: File to write; its folder is made.
+        columns: Column -> values, None for no value.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        arrays = {name: pyarrow.array(values) for name, values in columns.items()}
+        for name, array in arrays.items():
+            if pyarrow.types.is_null(array.type):  # no value at all says nothing of the type
+                arrays[name] = array.cast(pyarrow.string() if name in TEXT_COLUMNS else pyarrow.float64())
+        buffer = io.BytesIO()
+        parquet.write_table(pyarrow.table(arrays), buffer)
+        _write(path, buffer.getvalue())
+        return
+    rows = zip(*columns.values(), strict=True)
+    text = io.StringIO()
+    if path.suffix == ".csv":
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    else:
+        for row in rows:
+            text.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
+    _write(path, text.getvalue().encode("utf-8"))
+
+
+def _ours(scored: Scored) -> dict[str, Any]:
+    """Describe one submission."""
+    codes: dict[str, int] = {}
+    for violation in scored.violations or ():
+        codes[violation.code] = codes.get(violation.code, 0) + 1
+    return {
+        "submission": {"file": scored.name, "sha256": scored.sha256},
+        "validated": scored.violations is not None,
+        "violations": codes,
+        "num_queries": count_queries(scored.per_query),
+        "mIoU": mean_iou(scored.per_query),
+    }
+
+
+def _drop(content: dict[str, Any], key: str) -> dict[str, Any]:
+    """Leave one key out."""
+    return {name: value for name, value in content.items() if name != key}
+
+
+def _finite(content: Any) -> Any:
+    """Replace NaN by None, at any depth."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    return _json_number(content)
+
+
+def _json_number(value: Any) -> Any:
+    """Replace NaN by None."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _text(value: Any) -> str | None:
+    """Write a value of any type as text that every file format can hold (JSON may name half characters)."""
+    return None if value is None else str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether something other than a file is there, such as /dev/null or a pipe."""
+    return path.exists() and not path.is_file()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all, whoever else writes it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_device(path):
+            path.write_bytes(content)
+            return
+        path = path.resolve()  # a link stays one
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}); name a place that can be written") from error

@@ -1,0 +1,245 @@
+"""What `frameseg score` shows: violations, the scores of a submission, the difference of two."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_frameseg.cli.text_table import format_table
+from hf_frameseg.metrics import (
+    HEADLINE_COLUMNS,
+    MIN_RATINGS,
+    Interval,
+    Outcomes,
+    Violation,
+    count_queries,
+    mean_iou,
+)
+
+SHOWN_PER_CODE = 3
+"""Violations of one kind that are shown before they are only counted."""
+
+TASKS = {"moments": ("mr_ap", "pred_relevant_windows"), "highlights": ("hl_argmax", "pred_saliency_scores")}
+RANGES = ("full", "short", "middle", "long")
+
+Table = tuple[list[str], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hold one scored submission.
+
+    Args:
+        name: What to call the file.
+        sha256: Its checksum.
+        per_query: What `evaluate_per_query` returned.
+        result: The official dictionary.
+        intervals: What `bootstrap_intervals` returned; empty without bootstrap.
+        violations: What was found wrong; None if it was not validated.
+    """
+
+    name: str
+    sha256: str
+    per_query: Mapping[str, Any]
+    result: Mapping[str, Any]
+    intervals: Mapping[str, Interval]
+    violations: Sequence[Violation] | None = ()
+
+    def score(self, key: str) -> float | None:
+        """Return a `brief` number or `mIoU` in percent, None if there is none."""
+        return mean_iou(self.per_query) if key == "mIoU" else self.result["brief"].get(key)
+
+
+def violations_text(name: str, violations: Sequence[Violation], show_all: bool = False) -> str:
+    """List violations, errors first, many of one kind as a few and a number.
+
+    Args:
+        name: Name of the submission.
+        violations: What was found, at least one.
+        show_all: Show each, in the order of the lines.
+
+    Returns:
+        Several lines, without a newline at the end.
+
+    Example:
+        >>> fault = ("integer-window", "expected floats", "write floats", False)
+        >>> found = [Violation(*fault, line) for line in range(1, 9)]
+        >>> print(violations_text("preds.jsonl", found))
+        preds.jsonl: 8 warnings
+          line 1: warning: expected floats; write floats [integer-window]
+          line 2: warning: expected floats; write floats [integer-window]
+          line 3: warning: expected floats; write floats [integer-window]
+          and 5 more [integer-window]; --all-violations shows each
+    """
+    errors = sum(violation.is_error for violation in violations)
+    counts = [_count(errors, "error", "errors"), _count(len(violations) - errors, "warning", "warnings")]
+    lines = [f"{name}: {', '.join(count for count in counts if not count.startswith('0 '))}"]
+    if show_all:
+        return "\n".join([*lines, *(f"  {violation}" for violation in violations)])
+    groups: dict[tuple[bool, str], list[Violation]] = {}
+    for violation in violations:
+        groups.setdefault((not violation.is_error, violation.code), []).append(violation)
+    for (_, code), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        shown = group if len(group) <= SHOWN_PER_CODE + 1 else group[:SHOWN_PER_CODE]
+        lines += [f"  {violation}" for violation in shown]
+        if len(group) > len(shown):
+            lines.append(f"  and {len(group) - len(shown)} more [{code}]; --all-violations shows each")
+    return "\n".join(lines)
+
+
+def scores_text(scored: Scored, ground_truth: str, num_annotations: int, width: int) -> str:
+    """Show the scores of one submission.
+
+    Args:
+        scored: The submission.
+        ground_truth: Name of the annotation file.
+        num_annotations: Queries in that file.
+        width: Columns of the terminal.
+
+    Returns:
+        Several lines, without a newline at the end.
+    """
+    lines = [_title(scored, ground_truth, num_annotations)]
+    lines += [f"no {task}: the first row has no {key}" for task, key in _missing_tasks(scored)]
+    tables = [_headline_table(scored)]
+    if "mr_ap" in scored.per_query:
+        tables.append(_moments_table(scored))
+    if "hl_argmax" in scored.per_query:
+        tables.append(_highlights_table(scored))
+    for header, rows in tables:
+        if len(header) == 1:
+            continue  # nothing was scored
+        lines += ["", *format_table(header, rows, width)]
+    return "\n".join(lines)
+
+
+def comparison_text(
+    scored: Sequence[Scored],
+    differences: Mapping[str, Interval],
+    outcomes: Mapping[str, Outcomes],
+    ground_truth: str,
+    num_annotations: int,
+    width: int,
+) -> str:
+    """Show two submissions side by side, and what tells them apart.
+
+    Args:
+        scored: A and B.
+        differences: What `paired_differences` of A and B returned; empty without bootstrap.
+        outcomes: What `paired_outcomes` of A and B returned.
+        ground_truth: Name of the annotation file.
+        num_annotations: Queries in that file.
+        width: Columns of the terminal.
+
+    Returns:
+        Several lines, without a newline at the end.
+    """
+    lines = []
+    for letter, one in zip("AB", scored, strict=True):
+        lines.append(f"{letter}  {_title(one, ground_truth, num_annotations)}")
+        lines += [f"   no {task}: the first row has no {key}" for task, key in _missing_tasks(one)]
+    names = {**_headline_keys(), **{f"mAP {name}": f"MR-{name}-mAP" for name in RANGES[1:]}}
+    names = {name: key for name, key in names.items() if any(one.score(key) is not None for one in scored)}
+    rows = []
+    for name, key in names.items():
+        scores = [_percent(one.score(key)) for one in scored]
+        rows.append([name, *scores, *_difference_cells(outcomes.get(key), differences.get(key), bool(differences))])
+    interval = ["95 %\nlow", "95 %\nhigh"] if differences else []
+    if rows:
+        header = ["", "A", "B", "B - A", *interval, *(f"queries\n{word}" for word in ("B won", "A won", "tied"))]
+        lines += ["", *format_table(header, rows, width)]
+    if differences:
+        clear = [name for name, key in names.items() if key in differences and _leaves_out_zero(differences[key])]
+        text = f"intervals without 0: {', '.join(clear)}" if clear else "every interval holds 0: no difference shown"
+        lines += ["", *textwrap.wrap(text, width)]
+    return "\n".join(lines)
+
+
+def _difference_cells(outcome: Outcomes | None, interval: Interval | None, with_interval: bool) -> list[str]:
+    """Make the cells of one row behind A and B; dashes where only one of them was scored."""
+    if outcome is None:
+        return ["-"] * (6 if with_interval else 4)
+    ends = [_signed(interval.low), _signed(interval.high)] if interval else []
+    return [_signed(outcome.difference), *ends, *map(_share, (outcome.won, outcome.lost, outcome.tied))]
+
+
+def _headline_keys() -> dict[str, str]:
+    """Name the columns of the papers' tables, and mIoU."""
+    return {**HEADLINE_COLUMNS, "mIoU": "mIoU"}
+
+
+def _title(scored: Scored, ground_truth: str, num_annotations: int) -> str:
+    """Say what was scored on what."""
+    number = count_queries(scored.per_query)["full"]
+    part = "" if number == num_annotations else f"{number} of "
+    how = ", not validated" if scored.violations is None else ""
+    return f"{scored.name}: {part}{_count(num_annotations, 'query', 'queries')} of {ground_truth}{how}"
+
+
+def _missing_tasks(scored: Scored) -> list[tuple[str, str]]:
+    """List the tasks that were not scored, and the key that would have made them."""
+    return [(task, key) for task, (array, key) in TASKS.items() if array not in scored.per_query]
+
+
+def _headline_table(scored: Scored) -> Table:
+    """Make the row of the papers' tables."""
+    keys = {name: key for name, key in _headline_keys().items() if scored.score(key) is not None}
+    rows = [["score", *(_percent(scored.score(key)) for key in keys.values())]]
+    return ["", *keys], rows + _interval_rows(scored, list(keys.values()))
+
+
+def _moments_table(scored: Scored) -> Table:
+    """Make mAP and R1 by IoU and by length of the ground-truth windows."""
+    parts = [scored.result[name][metric] for metric in ("MR-mAP", "MR-R1") for name in RANGES]
+    rows = [[f"{float(limit):.2f}", *(_percent(part[limit]) for part in parts)] for limit in parts[-1]]
+    rows.append(["mean", *(_percent(part["average"]) for part in parts[:4]), *[""] * 4])
+    keys = [f"MR-{name}-mAP" for name in RANGES]
+    rows += [[*row, *[""] * 4] for row in _interval_rows(scored, keys)]
+    counts = [str(count_queries(scored.per_query)[name]) for name in RANGES]
+    rows.append(["queries", *counts, *counts])
+    return ["IoU", *(f"{metric}\n{name}" for metric in ("mAP", "R1") for name in RANGES)], rows
+
+
+def _highlights_table(scored: Scored) -> Table:
+    """Make HL-mAP and HIT@1 by rating."""
+    keys = [f"HL-min-{name}-{metric}" for metric in ("mAP", "Hit1") for name in MIN_RATINGS]
+    rows = [["score", *(_percent(scored.score(key)) for key in keys)], *_interval_rows(scored, keys)]
+    return ["rating", *(f"{metric}\n{name}" for metric in ("HL-mAP", "HIT@1") for name in MIN_RATINGS)], rows
+
+
+def _interval_rows(scored: Scored, keys: Sequence[str]) -> list[list[str]]:
+    """Make the two rows of the 95 % intervals, if there are any."""
+    if not scored.intervals:
+        return []
+    found = [scored.intervals[key] for key in keys]
+    low = ["95 % low", *(_percent(interval.low) for interval in found)]
+    return [low, ["95 % high", *(_percent(interval.high) for interval in found)]]
+
+
+def _leaves_out_zero(interval: Interval) -> bool:
+    """Tell whether a difference is clearer than chance."""
+    return interval.low > 0 or interval.high < 0
+
+
+def _percent(value: float | None) -> str:
+    """Write a score with the two decimals it has."""
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    """Write a difference of scores."""
+    text = "-" if math.isnan(value) else f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def _share(value: float) -> str:
+    """Write a share of the queries."""
+    return "-" if math.isnan(value) else f"{value:.1f} %"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    """Write `1 error`, `2 errors`."""
+    return f"{number} {one if number == 1 else many}"
