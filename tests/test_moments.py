@@ -33,6 +33,10 @@ DURATIONS = st.floats(min_value=0.01, max_value=1e5, allow_nan=False, allow_infi
 # No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.
 PROPERTY = settings(deadline=None, derandomize=True)
 MASKS = npst.arrays(bool, st.integers(1, 200))
+PHASES = st.one_of(
+    st.sampled_from([0.0, -0.25, math.nextafter(0.5, 0), math.nextafter(-0.5, 0)]), st.floats(-0.49, 0.49)
+)
+LAYOUTS = st.one_of(st.just({"kind": "uniform"}), st.builds(lambda phase: {"phase": phase}, PHASES))
 
 
 @st.composite
@@ -84,20 +88,88 @@ class TestFrameGrid:
 
     @PROPERTY
     @given(duration_seconds=DURATIONS, num_frames=st.integers(1, 300))
-    def test_windows_cover_the_video_without_gap(self, duration_seconds: float, num_frames: int) -> None:
+    def test_the_default_grid_is_the_papers_bit_for_bit(self, duration_seconds: float, num_frames: int) -> None:
         grid = FrameGrid(duration_seconds, num_frames)
+        edges = np.arange(num_frames + 1) * duration_seconds / num_frames
+        edges[-1] = duration_seconds
+        times = (2 * np.arange(num_frames) + 1) * duration_seconds / (2 * num_frames)
+        for built in (grid, FrameGrid(duration_seconds, num_frames, "middle", -0.0)):
+            assert built == grid
+            np.testing.assert_array_equal(built.edges_seconds, edges)
+            np.testing.assert_array_equal(built.times_seconds, times)
+
+    @PROPERTY
+    @given(duration_seconds=DURATIONS, num_frames=st.integers(1, 300), layout=LAYOUTS)
+    def test_windows_cover_the_video_without_gap(self, duration_seconds: float, num_frames: int, layout: dict) -> None:
+        grid = FrameGrid(duration_seconds, num_frames, **layout)
         assert grid.edges_seconds[0] == 0
         assert grid.edges_seconds[-1] == duration_seconds
-        windows, centers = grid.windows_seconds, grid.times_seconds
+        windows, times = grid.windows_seconds, grid.times_seconds
+        assert (windows[:, 0] < windows[:, 1]).all()
         assert (windows[1:, 0] == windows[:-1, 1]).all()
-        assert ((windows[:, 0] < centers) & (centers < windows[:, 1])).all()
+        assert (np.diff(times) > 0).all()
+        assert (windows[:, 0] <= times).all()
+        assert (times < np.append(windows[:-1, 1], np.inf)).all()  # the last sample may stand at the very end ...
+        assert times[-1] <= duration_seconds  # ... but not behind it
+        np.testing.assert_allclose(windows[1:, 0], (times[1:] + times[:-1]) / 2, rtol=1e-12)
+        assert math.isclose(grid.window_seconds, np.diff(windows).mean(), rel_tol=1e-9)
+
+    def test_uniform_samples_from_the_very_start_to_the_very_end(self) -> None:
+        grid = FrameGrid(12, 4, kind="uniform")
+        assert grid.times_seconds.tolist() == [0.0, 4.0, 8.0, 12.0]
+        assert grid.windows_seconds.tolist() == [[0.0, 2.0], [2.0, 6.0], [6.0, 10.0], [10.0, 12.0]]
+        assert grid.window_seconds == 3.0
+        assert FrameGrid(7, 2, kind="uniform").windows_seconds.tolist() == [[0.0, 3.5], [3.5, 7.0]]
+
+    @PROPERTY
+    @given(duration_seconds=DURATIONS, num_frames=st.integers(2, 300))
+    def test_uniform_ends_exactly_at_the_end(self, duration_seconds: float, num_frames: int) -> None:
+        times = FrameGrid(duration_seconds, num_frames, kind="uniform").times_seconds
+        assert (times[0], times[-1]) == (0.0, duration_seconds)
+        np.testing.assert_allclose(times, np.linspace(0, duration_seconds, num_frames), rtol=1e-12)
+
+    def test_one_frame_of_every_grid_stands_for_the_whole_video(self) -> None:
+        grids = [FrameGrid(9, 1, kind="uniform"), FrameGrid(9, 1), FrameGrid(9, 1, phase=0.25)]
+        assert [grid.times_seconds.tolist() for grid in grids] == [[0.0], [4.5], [6.75]]
+        assert [grid.windows_seconds.tolist() for grid in grids] == [[[0.0, 9.0]]] * 3
+        assert [mask_to_moments([1], grid) for grid in grids] == [[Moment(0, 9)]] * 3
+
+    def test_phase_moves_every_sample_by_a_share_of_a_window(self) -> None:
+        grid = FrameGrid(12, 4, phase=0.25)
+        assert grid.times_seconds.tolist() == [2.25, 5.25, 8.25, 11.25]
+        assert grid.edges_seconds.tolist() == [0.0, 3.75, 6.75, 9.75, 12.0]
+        assert FrameGrid(12, 4, phase=-0.25).edges_seconds.tolist() == [0.0, 2.25, 5.25, 8.25, 12.0]
+
+    @pytest.mark.parametrize("phase", [0.5, -0.5, 1, math.nan, math.inf])
+    def test_phase_of_half_a_window_or_more_is_refused(self, phase: float) -> None:
+        with pytest.raises(ValueError, match="phase above -0.5 and below 0.5"):
+            FrameGrid(10, 4, phase=phase)
+
+    def test_unknown_kind_and_shifted_uniform_grid_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"kind to be one of \['middle', 'uniform'\], got 'linspace'"):
+            FrameGrid(10, 4, kind="linspace")
+        with pytest.raises(ValueError, match=r"phase 0 with kind 'uniform', got 0\.1"):
+            FrameGrid(10, 4, kind="uniform", phase=0.1)
+
+    def test_fields_are_values_and_frozen(self) -> None:
+        grid = FrameGrid(12, np.int64(4), phase=np.float32(0.25))
+        assert dataclasses.asdict(grid) == {"duration_seconds": 12.0, "num_frames": 4, "kind": "middle", "phase": 0.25}
+        assert json.loads(json.dumps(dataclasses.asdict(grid))) == dataclasses.asdict(grid)
+        assert len({grid, FrameGrid(12.0, 4, phase=0.25), FrameGrid(12.0, 4), FrameGrid(12.0, 4, "uniform")}) == 3
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            grid.phase = 0.0  # type: ignore[misc]
+
+    @pytest.mark.parametrize("duration_seconds", [1e-320, 5e-324, 1e-300, 1e305])
+    def test_windows_that_floats_cannot_hold_are_refused(self, duration_seconds: float) -> None:
+        with pytest.raises(ValueError, match="windows in float64"):
+            FrameGrid(duration_seconds, 4)
 
     @pytest.mark.parametrize("duration_seconds", [0, -1, math.nan, math.inf])
     def test_bad_duration_is_refused(self, duration_seconds: float) -> None:
         with pytest.raises(ValueError, match="duration_seconds"):
             FrameGrid(duration_seconds, 4)
 
-    @pytest.mark.parametrize("num_frames", [0, -3, 2.5])
+    @pytest.mark.parametrize("num_frames", [0, -3, 2.5, math.nan, math.inf])
     def test_bad_number_of_frames_is_refused(self, num_frames: int) -> None:
         with pytest.raises(ValueError, match="num_frames"):
             FrameGrid(10, num_frames)
@@ -143,17 +215,31 @@ class TestMaskAndMoments:
     def test_overlapping_moments_unite(self) -> None:
         assert moments_to_mask([Moment(4, 8), Moment(0, 5)], FrameGrid(8, 4)).all()
 
+    def test_sample_at_the_very_end_is_inside_a_moment_that_reaches_it(self) -> None:
+        grid = FrameGrid(12, 4, kind="uniform")  # samples 0, 4, 8, 12
+        assert moments_to_mask([Moment(9, 12)], grid).tolist() == [False, False, False, True]
+        assert moments_to_mask([Moment(9, 11.9)], grid).tolist() == [False] * 4
+        assert mask_to_moments([1, 0, 0, 1], grid) == [Moment(0, 2), Moment(10, 12)]
+
     @PROPERTY
-    @given(mask=MASKS, duration_seconds=DURATIONS)
-    def test_mask_survives_the_round_trip(self, mask: np.ndarray, duration_seconds: float) -> None:
-        grid = FrameGrid(duration_seconds, len(mask))
+    @given(mask=MASKS, duration_seconds=DURATIONS, layout=LAYOUTS)
+    def test_mask_survives_the_round_trip(self, mask: np.ndarray, duration_seconds: float, layout: dict) -> None:
+        grid = FrameGrid(duration_seconds, len(mask), **layout)
         assert (moments_to_mask(mask_to_moments(mask, grid), grid) == mask).all()
 
     @PROPERTY
-    @given(mask=MASKS, duration_seconds=DURATIONS)
-    def test_moments_are_ordered_and_separated(self, mask: np.ndarray, duration_seconds: float) -> None:
-        moments = mask_to_moments(mask, FrameGrid(duration_seconds, len(mask)))
+    @given(mask=MASKS, duration_seconds=DURATIONS, layout=LAYOUTS)
+    def test_moments_are_ordered_and_separated(self, mask: np.ndarray, duration_seconds: float, layout: dict) -> None:
+        grid = FrameGrid(duration_seconds, len(mask), **layout)
+        moments = mask_to_moments(mask, grid)
         assert all(a.end < b.start for a, b in zip(moments, moments[1:], strict=False))
+        relevant_seconds = float(np.diff(grid.windows_seconds[mask]).sum())
+        assert math.isclose(sum(m.duration_seconds for m in moments), relevant_seconds, abs_tol=1e-6)
+
+    @PROPERTY
+    @given(mask=MASKS, duration_seconds=DURATIONS)
+    def test_equal_windows_give_the_share_of_ones(self, mask: np.ndarray, duration_seconds: float) -> None:
+        moments = mask_to_moments(mask, FrameGrid(duration_seconds, len(mask)))
         assert math.isclose(sum(m.duration_seconds for m in moments), mask.mean() * duration_seconds, abs_tol=1e-6)
 
     def test_mask_of_another_length_is_refused(self) -> None:
@@ -284,6 +370,11 @@ class TestInterpolateToClips:
         values = interpolate_to_clips([0.3, 0.9, 0.0], FrameGrid(18, 3))
         np.testing.assert_allclose(values, [0.3, 0.3, 0.5, 0.7, 0.9, 0.6, 0.3, 0.0, 0.0], atol=1e-15)
 
+    def test_other_grids_are_read_at_their_own_times(self) -> None:
+        # T=8: uniform samples 0, 8, phase 0.25 samples 3, 7; clip centres 1, 3, 5, 7.
+        assert interpolate_to_clips([0.0, 1.0], FrameGrid(8, 2, "uniform")).tolist() == [0.125, 0.375, 0.625, 0.875]
+        assert interpolate_to_clips([0.0, 1.0], FrameGrid(8, 2, phase=0.25)).tolist() == [0.0, 0.0, 0.5, 1.0]
+
     def test_incomplete_last_clip_is_not_read(self) -> None:
         assert interpolate_to_clips([0.1, 0.2], FrameGrid(7.5, 2)).shape == (3,)
 
@@ -298,10 +389,14 @@ class TestInterpolateToClips:
         np.testing.assert_array_equal(interpolate_to_clips(curve, grid), curve)
 
     @PROPERTY
-    @given(curve=npst.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)), duration_seconds=DURATIONS)
-    def test_stays_between_the_extremes(self, curve: np.ndarray, duration_seconds: float) -> None:
+    @given(
+        curve=npst.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)),
+        duration_seconds=DURATIONS,
+        layout=LAYOUTS,
+    )
+    def test_stays_between_the_extremes(self, curve: np.ndarray, duration_seconds: float, layout: dict) -> None:
         assume(duration_seconds < 500)
-        clips = interpolate_to_clips(curve, FrameGrid(duration_seconds, len(curve)))
+        clips = interpolate_to_clips(curve, FrameGrid(duration_seconds, len(curve), **layout))
         assert clips.shape == (num_clips(duration_seconds),)
         assert (clips >= curve.min() - 1e-12).all()
         assert (clips <= curve.max() + 1e-12).all()

@@ -3,9 +3,9 @@
 Three units of time meet here and nowhere else:
 
 - **seconds**: a `Moment` is a half-open interval `[start, end)` in seconds.
-- **frames**: a `FrameGrid` cuts a video of `T` seconds into `F` equal windows; frame `i` stands for
-  `[i*T/F, (i+1)*T/F)` and is sampled at the window's centre (arXiv "Moment and Highlight Detection via MLLM Frame
-  Segmentation", section III-B).
+- **frames**: a `FrameGrid` cuts a video of `T` seconds into `F` windows. In the paper's grid they are equal: frame `i`
+  stands for `[i*T/F, (i+1)*T/F)` and is sampled at the window's centre (arXiv "Moment and Highlight Detection via MLLM
+  Frame Segmentation", section III-B). Other grids sample elsewhere; a window then ends midway to the next sample.
 - **clips**: the 2-second units that QVHighlights annotates and scores highlights on.
 
 Axes: F frames, C clips, N and M intervals.
@@ -23,6 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 CLIP_SECONDS = 2.0
 """Length of one QVHighlights clip in seconds."""
+
+GRID_KINDS = ("middle", "uniform")
+"""Where a `FrameGrid` can sample: in the middle of equal windows, or from the very start to the very end."""
 
 
 @dataclass(frozen=True)
@@ -67,35 +70,60 @@ class Moment:
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Cut a video into equal half-open windows, one per frame.
+    """Choose F instants of a video, and cut it into one half-open window around each.
+
+    Neighbouring windows meet midway between their samples, the first starts at 0 and the last ends at T. So a run of
+    relevant frames becomes a moment in the same way on every grid.
 
     Args:
         duration_seconds: Length T of the video in seconds, above 0. Need not be a multiple of anything.
         num_frames: Number of frames F, at least 1.
+        kind: `"middle"`: the middle of F equal windows, as in the paper. `"uniform"`: equal steps from 0 to exactly T,
+            as many video LLMs sample; the outer windows are half as long as the others, and a single frame stands at 0.
+        phase: Shift of the samples of the `"middle"` grid as a share of T/F, above -0.5 (earlier), below 0.5 (later).
 
     Raises:
-        ValueError: If the duration or the number of frames is out of range.
+        ValueError: If a value is out of range, the kind is unknown, or a `"uniform"` grid is given a phase.
 
     Example:
         >>> grid = FrameGrid(duration_seconds=150, num_frames=25)
         >>> grid.window_seconds, grid.times_seconds[:3].tolist()
         (6.0, [3.0, 9.0, 15.0])
+        >>> uniform = FrameGrid(duration_seconds=12, num_frames=4, kind="uniform")
+        >>> uniform.times_seconds.tolist(), uniform.edges_seconds.tolist()
+        ([0.0, 4.0, 8.0, 12.0], [0.0, 2.0, 6.0, 10.0, 12.0])
+        >>> FrameGrid(duration_seconds=12, num_frames=4, phase=-0.25).times_seconds.tolist()
+        [0.75, 3.75, 6.75, 9.75]
     """
 
     duration_seconds: float
     num_frames: int
+    kind: str = "middle"
+    phase: float = 0.0
 
     def __post_init__(self) -> None:
         """Normalise the types and check the values."""
-        object.__setattr__(self, "duration_seconds", float(self.duration_seconds))
-        if self.num_frames != int(self.num_frames) or self.num_frames < 1:
+        for name in ("duration_seconds", "phase"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not math.isfinite(self.num_frames) or self.num_frames != int(self.num_frames) or self.num_frames < 1:
             raise ValueError(f"expected num_frames to be a whole number >= 1, got {self.num_frames!r}")
         object.__setattr__(self, "num_frames", int(self.num_frames))
         _check_positive_seconds("duration_seconds", self.duration_seconds)
+        # Only absurd files come here: their windows would have no length, or their edges no value, in float64.
+        if not (self.window_seconds > 1e-300 and self.duration_seconds < 1e300):
+            raise ValueError(f"cannot cut {self.duration_seconds!r} seconds into {self.num_frames} windows in float64")
+        if self.kind not in GRID_KINDS:
+            raise ValueError(f"expected kind to be one of {list(GRID_KINDS)}, got {self.kind!r}")
+        if not -0.5 < self.phase < 0.5:
+            raise ValueError(f"expected phase above -0.5 and below 0.5 of a window, got {self.phase!r}")
+        if self.phase and self.kind != "middle":
+            raise ValueError(
+                f"expected phase 0 with kind {self.kind!r}, got {self.phase!r}; use kind='middle' to shift"
+            )
 
     @property
     def window_seconds(self) -> float:
-        """Return the length T/F of one frame's window in seconds."""
+        """Return the mean length T/F of a window in seconds; in the paper's grid every window has it."""
         return self.duration_seconds / self.num_frames
 
     @property
@@ -103,18 +131,30 @@ class FrameGrid:
         """Return the window edges in seconds, shape (F + 1,), from 0 to exactly T."""
         # Multiply before dividing: i*T is exact for every realistic T, so only the division rounds. Adding up T/F
         # drifts, and a drifted edge gives a window that a float comparison no longer counts as a hit.
-        edges = np.arange(self.num_frames + 1) * self.duration_seconds / self.num_frames
-        edges[-1] = self.duration_seconds
+        if self.kind == "uniform":
+            edges = (2 * np.arange(self.num_frames + 1) - 1) * self.duration_seconds / max(2 * self.num_frames - 2, 1)
+        else:
+            edges = (np.arange(self.num_frames + 1) + self.phase) * self.duration_seconds / self.num_frames
+        edges[0], edges[-1] = 0.0, self.duration_seconds
         return edges
 
     @property
     def times_seconds(self) -> NDArray[np.float64]:
-        """Return the window centres, which are the ideal sampling times, in seconds, shape (F,)."""
-        return (2 * np.arange(self.num_frames) + 1) * self.duration_seconds / (2 * self.num_frames)
+        """Return the ideal sampling times in seconds, shape (F,), ascending; the window centres in the paper's grid."""
+        if self.kind == "uniform":
+            times = np.arange(self.num_frames) * self.duration_seconds / max(self.num_frames - 1, 1)
+            times[1:][-1:] = self.duration_seconds  # exactly, unless the frame at 0 is the only one
+            return times
+        halves = 2 * np.arange(self.num_frames) + 1 + 2 * self.phase
+        times = halves * self.duration_seconds / (2 * self.num_frames)
+        return np.minimum(times, self.duration_seconds)  # a phase a hair below 0.5 could be rounded past the end
 
     @property
     def windows_seconds(self) -> NDArray[np.float64]:
-        """Return every frame's half-open window `[start, end)` in seconds, shape (F, 2)."""
+        """Return every frame's half-open window `[start, end)` in seconds, shape (F, 2).
+
+        The last instant T of a uniform grid belongs to the last window.
+        """
         edges = self.edges_seconds
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
@@ -128,11 +168,14 @@ class FramePrediction:
         mask: Decoded relevance of each frame, shape (F,), bool.
         probs: Foreground probability of each frame, shape (F,), float64 in [0, 1].
         moments: Ranked moments, best first.
-        saliency: Probability per 2-second clip, shape (C,), float64.
-        fallback: Whether `moments` was made up because the mask was all zeros (see `decoding.rank_runs`).
+        saliency: Probability (or log-odds, where the settings of the decoding say so) per 2-second clip, shape (C,),
+            float64.
+        fallback: Whether `moments` was made up because the mask was all zeros (see `decoding.ProposalSettings`).
         query: The sentence that was searched for.
         qid: QVHighlights query id, needed by `to_submission` only.
         vid: QVHighlights video id.
+        log_odds: Difference `logit_1 - logit_0` of each frame, shape (F,), float64: `probs` before the softmax, where
+            it is known. It still tells frames apart whose probability is 1.
 
     Raises:
         ValueError: If the shapes do not belong together.
@@ -147,11 +190,14 @@ class FramePrediction:
     query: str = ""
     qid: int | None = None
     vid: str | None = None
+    log_odds: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         """Normalise the arrays and check their shapes."""
         object.__setattr__(self, "mask", _as_mask(self.mask, self.grid.num_frames))
         object.__setattr__(self, "probs", _as_frame_values("probs", self.probs, self.grid.num_frames))
+        if self.log_odds is not None:
+            object.__setattr__(self, "log_odds", _as_frame_values("log_odds", self.log_odds, self.grid.num_frames))
         object.__setattr__(self, "moments", tuple(self.moments))
         object.__setattr__(self, "saliency", np.asarray(self.saliency, dtype=np.float64))
         if self.saliency.ndim != 1:
@@ -226,7 +272,7 @@ def mask_to_spans(mask: ArrayLike) -> list[tuple[int, int]]:
 def mask_to_moments(mask: ArrayLike, grid: FrameGrid, scores: ArrayLike | None = None) -> list[Moment]:
     """Turn each run of ones into the moment that its frames' windows cover.
 
-    The ends are window edges, i.e. midpoints between neighbouring frame centres. Using the centres themselves costs a
+    The ends are window edges, i.e. midpoints between neighbouring samples. Using the sampling times themselves costs a
     perfect 25-frame mask 25 points of mAP on QVHighlights val.
 
     Args:
@@ -253,9 +299,9 @@ def mask_to_moments(mask: ArrayLike, grid: FrameGrid, scores: ArrayLike | None =
 
 
 def moments_to_mask(moments: Iterable[Moment], grid: FrameGrid) -> NDArray[np.bool_]:
-    """Mark the frames whose centre lies in one of the moments.
+    """Mark the frames whose sampling time (the window's centre in the paper's grid) lies in one of the moments.
 
-    Inverse of `mask_to_moments`; a moment that holds no frame centre is lost.
+    Inverse of `mask_to_moments`; a moment that holds no sampling time is lost.
 
     Args:
         moments: Half-open moments in seconds, any order, may overlap.
@@ -268,10 +314,12 @@ def moments_to_mask(moments: Iterable[Moment], grid: FrameGrid) -> NDArray[np.bo
         >>> moments_to_mask([Moment(2, 6)], FrameGrid(8, 4)).tolist()
         [False, True, True, False]
     """
-    centers = grid.times_seconds
+    times = grid.times_seconds
     mask = np.zeros(grid.num_frames, dtype=bool)
     for moment in moments:
-        mask |= (moment.start <= centers) & (centers < moment.end)
+        # The sample at the very end of a uniform grid belongs to a moment that reaches the end of the video.
+        end = math.inf if moment.end >= grid.duration_seconds else moment.end
+        mask |= (moment.start <= times) & (times < end)
     return mask
 
 
@@ -368,7 +416,7 @@ def interpolate_to_clips(
 ) -> NDArray[np.float64]:
     """Read a per-frame curve at the clip centres.
 
-    Linear between frame centres, constant before the first and after the last. Nearest-frame reading would give
+    Linear between sampling times, constant before the first and after the last. Nearest-frame reading would give
     neighbouring clips equal values, and the official highlight metric punishes ties (9 points of HL-mAP at F=25).
 
     Args:

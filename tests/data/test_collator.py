@@ -134,6 +134,60 @@ def test_rows_without_annotations_make_prompts_only(make_collator: Any, make_row
         make_collator(train=False)([row])
 
 
+# Time
+
+
+def prompt_texts(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:
+    """Return the visible text of every row."""
+    rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+    return [tokenizer.decode(ids[mask]) for ids, mask in rows]
+
+
+def test_the_prompt_tells_when_the_middle_pictures_are_shown(
+    make_collator: Any, make_row: Any, tiny_tokenizer: Any
+) -> None:
+    row = make_row(7, num_frames=2, duration_seconds=6.0, frames=marked_frames(2))
+    row["frame_times_seconds"] = [[1.2, 1.34, 1.5], [4.0, 4.46, 4.6]]  # late, as at a variable frame rate
+    (text,) = prompt_texts(make_collator(train=False, prompt="timestamps", with_answer=False)([row]), tiny_tokenizer)
+    assert "Frame 0 at 1.3 s: <image>" in text
+    assert "Frame 1 at 4.5 s: <image>" in text
+
+
+def test_the_prompt_tells_the_time_of_the_drawn_variant(make_collator: Any, make_row: Any, tiny_tokenizer: Any) -> None:
+    row = make_row(7, num_frames=20, duration_seconds=40.0, frames=marked_frames(20))
+    row["frame_times_seconds"] = [[100.0 * frame + variant for variant in range(3)] for frame in range(20)]
+    batch = make_collator(prompt="timestamps", with_answer=False)([row])
+    (text,) = prompt_texts(batch, tiny_tokenizer)
+    drawn = [value % 10 for value in picked(batch)]
+    assert set(drawn) == {0, 1, 2}
+    for frame, variant in enumerate(drawn):
+        assert f"Frame {frame} at {100 * frame + variant}.0 s: " in text
+
+
+def test_a_row_without_times_tells_those_of_its_grid(make_collator: Any, make_row: Any, tiny_tokenizer: Any) -> None:
+    collator = make_collator(prompt="timestamps", with_answer=False)
+    row = make_row(7, num_frames=3, duration_seconds=6.0)
+    del row["frame_times_seconds"]
+    uniform = {**row, "grid_kind": "uniform", "grid_phase": 0.0}
+    for made, times in ((row, ("1.0", "3.0", "5.0")), (uniform, ("0.0", "3.0", "6.0"))):
+        (text,) = prompt_texts(collator([made]), tiny_tokenizer)
+        assert all(f"Frame {frame} at {time} s: " in text for frame, time in enumerate(times))
+
+
+def test_times_of_another_shape_are_refused(make_collator: Any, make_row: Any) -> None:
+    row = make_row(7, num_frames=3, duration_seconds=6.0)
+    row["frame_times_seconds"] = row["frame_times_seconds"][:2]
+    with pytest.raises(ValueError, match=r"qid 7: expected frame_times_seconds of shape \(3, 3\)"):
+        make_collator(prompt="timestamps")([row])
+
+
+def test_targets_are_read_on_the_grid_of_the_row(make_collator: Any, make_row: Any) -> None:
+    row = make_row(7, [[0.0, 1.5], [5.5, 6.0]], num_frames=4, duration_seconds=6.0)  # centres 0.75, 2.25, 3.75, 5.25
+    grids = [{}, {"grid_kind": "uniform"}, {"grid_phase": 0.25}]  # 0, 2, 4, 6 and 1.125, 2.625, 4.125, 5.625
+    targets = [make_collator(train=False)([{**row, **grid}])["frame_targets"][0].tolist() for grid in grids]
+    assert targets == [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
+
+
 # Randomness
 
 

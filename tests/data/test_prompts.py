@@ -48,6 +48,27 @@ def test_compact_prompt_layout() -> None:
     ]
 
 
+def test_timestamps_prompt_is_compact_with_times() -> None:
+    messages = PROMPTS["timestamps"].messages("a dog runs", 3, [2.97, 21.04, 144])
+    assert render(messages) == (
+        "Activity: a dog runs\nFrame 0 at 3.0 s: <image>\nFrame 1 at 21.0 s: <image>\nFrame 2 at 144.0 s: <image>\n"
+        "Answer 0 or 1 for each frame."
+    )
+    assert [name for name, prompt in PROMPTS.items() if prompt.tells_time] == ["timestamps"]
+
+
+def test_times_are_for_prompts_that_tell_them() -> None:
+    assert PROMPTS["compact"].messages("a dog", 2, [1.0, 3.0]) == PROMPTS["compact"].messages("a dog", 2)
+    for times, got in ((None, "none"), ([1.0], "1"), ([1.0] * 3, "3")):
+        with pytest.raises(ValueError, match=f"'timestamps' tells .* expected 2 times_seconds, got {got}"):
+            PROMPTS["timestamps"].messages("a dog", 2, times)
+
+
+def test_times_take_any_format() -> None:
+    clock = PromptTemplate(name="clock", frame_line="{seconds:07.2f}{image}", after="{query}")
+    assert render(clock.messages("q", 2, [0.0, 61.5])) == "0000.00<image>0061.50<image>q"
+
+
 def test_system_message_is_a_content_list() -> None:
     system, user = PROMPTS["paper"].messages("a dog runs", 1)
     assert system["role"] == "system"
@@ -78,6 +99,11 @@ def test_bare_frame_lines_make_no_empty_text() -> None:
         ({"before": "{frames} frames"}, r"unknown field\(s\) \['frames'\]"),
         ({"frame_line": "{index} {image} {query}"}, r"unknown field\(s\) \['query'\]"),
         ({"before": "an open { brace"}, "before is no format string"),
+        ({"before": "{seconds}"}, r"unknown field\(s\) \['seconds'\]"),
+        ({"frame_line": "{seconds:d}{image}"}, "impossible format"),
+        ({"frame_line": "{index:{width}}{image}"}, "impossible format"),
+        ({"frame_line": "{image!r}"}, "without a format"),
+        ({"after": "{query:d}"}, "impossible format"),
     ],
 )
 def test_bad_templates_are_refused_with_one_line(fields: dict[str, str], message: str) -> None:
@@ -98,7 +124,7 @@ def test_get_prompt_by_name_fields_and_itself() -> None:
     assert get_prompt("paper") is paper
     assert get_prompt(paper) is paper
     assert get_prompt(json.loads(json.dumps(paper.to_dict()))) == paper
-    with pytest.raises(ValueError, match=r"unknown prompt 'papr': use one of \['compact', 'paper'\]"):
+    with pytest.raises(ValueError, match=r"unknown prompt 'papr': use one of \['compact', 'paper', 'timestamps'\]"):
         get_prompt("papr")
     with pytest.raises(ValueError, match="expected a prompt with the fields name"):
         get_prompt({"name": "x", "prefix": ""})

@@ -5,18 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_frameseg.data.sampling import MIDDLE_VARIANT, TIME_TOLERANCE_SECONDS, VARIANTS, select_frames
+from hf_frameseg.data.sampling import MIDDLE_VARIANT, TIME_TOLERANCE_SECONDS, VARIANTS, row_grid, select_frames
 from hf_frameseg.moments import FrameGrid
 
+GRIDS = st.one_of(st.just({"kind": "uniform"}), st.builds(lambda phase: {"phase": phase}, st.floats(-0.49, 0.49)))
 
-def by_hand(times: list[float], grid: FrameGrid, offset: int) -> list[list[int]]:
+
+def by_hand(times: list[float], grid: FrameGrid, frames: int = 0, seconds: float | None = None) -> list[list[int]]:
     """Spell the rule out, one window at a time."""
     chosen = []
-    for center, (start, end) in zip(grid.times_seconds, grid.windows_seconds, strict=True):
-        middle = max((i for i, time in enumerate(times) if time <= center + TIME_TOLERANCE_SECONDS), default=0)
-        own = [i for i, t in enumerate(times) if start - TIME_TOLERANCE_SECONDS <= t < end - TIME_TOLERANCE_SECONDS]
-        own.append(middle)
-        chosen.append([max(middle - offset, min(own)), middle, min(middle + offset, max(own))])
+    for at, (start, end) in zip(grid.times_seconds, grid.windows_seconds, strict=True):
+        before_end = [i for i, t in enumerate(times) if t < end - TIME_TOLERANCE_SECONDS]
+        middle = max((i for i in before_end if times[i] <= at + TIME_TOLERANCE_SECONDS), default=0)
+        own = [i for i in before_end if start - TIME_TOLERANCE_SECONDS <= times[i]] + [middle]
+        left, right = middle - frames, middle + frames
+        if seconds is not None:
+            left = max((i for i, t in enumerate(times) if t <= at - seconds + TIME_TOLERANCE_SECONDS), default=0)
+            right = max((i for i, t in enumerate(times) if t <= at + seconds + TIME_TOLERANCE_SECONDS), default=0)
+        chosen.append([min(max(left, min(own)), middle), middle, max(min(right, max(own)), middle)])
     return chosen
 
 
@@ -76,6 +82,68 @@ def test_equals_the_rule_spelt_out(gaps, duration, num_frames, offset):
     times = np.cumsum([0.0, *gaps[1:]])
     grid = FrameGrid(duration, num_frames)
     assert select_frames(times, grid, offset).tolist() == by_hand(times.tolist(), grid, offset)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    gaps=st.lists(st.floats(0, 3, allow_nan=False), min_size=1, max_size=40),
+    duration=st.floats(0.5, 60),
+    num_frames=st.integers(1, 30),
+    layout=GRIDS,
+    seconds=st.one_of(st.none(), st.floats(0, 5)),
+)
+def test_other_grids_and_offsets_in_seconds_equal_the_rule_spelt_out(gaps, duration, num_frames, layout, seconds):
+    times = np.cumsum([0.0, *gaps[1:]])
+    grid = FrameGrid(duration, num_frames, **layout)
+    chosen = select_frames(times, grid, variant_offset_seconds=seconds)
+    assert chosen.tolist() == by_hand(times.tolist(), grid, 3, seconds)
+    assert (np.diff(chosen, axis=1) >= 0).all()  # left, middle, right
+    assert (np.diff(chosen, axis=0) >= 0).all()  # and in time order
+
+
+def test_uniform_grid_shows_the_first_and_the_last_frame():
+    chosen = select_frames(np.arange(300) / 30, FrameGrid(10, 5, "uniform"))  # 0, 2.5, 5, 7.5, 10 s
+    assert chosen.tolist() == [[0, 0, 3], [72, 75, 78], [147, 150, 153], [222, 225, 228], [296, 299, 299]]
+
+
+def test_the_very_end_of_a_longer_file_shows_no_frame_behind_the_end():
+    chosen = select_frames(np.arange(600) / 30, FrameGrid(10, 5, "uniform"))  # frame 300 starts at the end
+    assert chosen[-1].tolist() == [296, 299, 299]
+
+
+def test_phase_moves_the_frames():
+    chosen = select_frames(np.arange(300) / 30, FrameGrid(10, 5, phase=0.25))  # 1.5, 3.5, ... s
+    assert chosen[:, 1].tolist() == [45, 105, 165, 225, 285]
+
+
+def test_offset_in_seconds_stays_in_the_own_window():
+    times = np.arange(100) / 10
+    assert select_frames(times, FrameGrid(10, 5), variant_offset_seconds=0.5)[1].tolist() == [25, 30, 35]
+    assert select_frames(times, FrameGrid(10, 5), variant_offset_seconds=9.0)[1].tolist() == [20, 30, 39]
+    assert select_frames(times, FrameGrid(10, 5), variant_offset_seconds=0)[1].tolist() == [30, 30, 30]
+    # At a variable rate, seconds and frames differ: windows [0, 3) and [3, 6), centres 1.5 and 4.5.
+    assert select_frames(
+        [0.0, 0.1, 0.2, 1.4, 3.1, 4.0, 4.4, 5.2], FrameGrid(6, 2), variant_offset_seconds=0.6
+    ).tolist() == [[2, 3, 3], [4, 6, 6]]
+
+
+def test_offset_in_seconds_takes_the_place_of_the_one_in_frames():
+    times = np.arange(100) / 10
+    for seconds in (-0.1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="variant_offset_seconds of at least 0 or None"):
+            select_frames(times, FrameGrid(10, 5), variant_offset_seconds=seconds)
+    with pytest.raises(ValueError, match="expected one offset, got variant_offset_frames=5"):
+        select_frames(times, FrameGrid(10, 5), 5, 0.5)
+
+
+def test_a_row_says_which_grid_it_is_on():
+    row = {"duration_seconds": 10.0, "frame_shape": [5, 3, 8, 8, 3]}
+    assert row_grid(row) == FrameGrid(10, 5)
+    assert row_grid({**row, "grid_kind": None, "grid_phase": None}) == FrameGrid(10, 5)
+    assert row_grid({**row, "grid_kind": "uniform", "grid_phase": 0.0}) == FrameGrid(10, 5, "uniform")
+    assert row_grid({"duration_seconds": 10.0, "grid_phase": 0.25}, num_frames=4) == FrameGrid(10, 4, phase=0.25)
+    with pytest.raises(ValueError, match="expected kind to be one of"):
+        row_grid({**row, "grid_kind": "linear"})
 
 
 @pytest.mark.parametrize("times", [[], [[0.0]], [0.0, np.nan], [1.0, 0.5]])

@@ -13,9 +13,9 @@ import torch
 from hf_frameseg.data.encoding import append_answers, encode_prompts
 from hf_frameseg.data.frame_columns import check_num_frames, row_frames
 from hf_frameseg.data.prompts import PromptTemplate, get_prompt
-from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS
+from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
 from hf_frameseg.labels import BinaryLabels, clip_saliency_targets, frame_mask, graded_frame_targets
-from hf_frameseg.moments import FrameGrid, num_clips
+from hf_frameseg.moments import num_clips
 
 
 @dataclass(kw_only=True)
@@ -32,7 +32,8 @@ class FrameSegmentationCollator:
     Args:
         processor: Any multimodal processor of transformers with a chat template and a tokenizer.
         labels: The digit and end ids of that tokenizer.
-        prompt: A `PromptTemplate` or the name of one in `PROMPTS`.
+        prompt: A `PromptTemplate` or the name of one in `PROMPTS`. Times in it are those of the pictures that are drawn
+            (`frame_times_seconds`), or of the row's grid where the row has none.
         num_frames: Frames every row must have; None lets rows differ.
         label_rule: Which frames are relevant, see `labels.frame_mask`.
         graded_targets: Let `frame_targets` be the annotators' mean score / 4 in place of the mask, which stays in the
@@ -95,7 +96,7 @@ class FrameSegmentationCollator:
         """Collate rows.
 
         Args:
-            rows: B rows with the columns of `data/qvhighlights.py`.
+            rows: B rows with the columns listed in `data/builder.py`; those of the grid and of the times may be absent.
 
         Returns:
             The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
@@ -103,18 +104,18 @@ class FrameSegmentationCollator:
             With `with_answer=False` the processor's tensors and `qid` only.
         """
         self._check(rows)
-        frames, queries, masks, targets, inputs = [], [], [], [], []
+        frames, times, masks, targets, inputs = [], [], [], [], []
         for row in rows:
             rng = self._generator(int(row["qid"]))
-            num_frames = row["frame_shape"][0]
-            frames.append(row_frames(row, self._variants(num_frames, rng)))
-            queries.append(row["query"])
+            variants = self._variants(row["frame_shape"][0], rng)
+            frames.append(row_frames(row, variants))
+            times.append(_shown_seconds(row, variants) if self.prompt.tells_time else None)
             if self.with_answer:
-                mask, target = self._targets(row, num_frames)
+                mask, target = self._targets(row)
                 masks.append(mask)
                 targets.append(target)
                 inputs.append(self._corrupt(mask, rng))
-        batch = encode_prompts(self.processor, self.prompt, queries, frames)
+        batch = encode_prompts(self.processor, self.prompt, [row["query"] for row in rows], frames, times)
         if self.with_answer:
             answers = [self.labels.answer_ids(mask) for mask in inputs]
             truths = [self.labels.answer_ids(mask) for mask in masks]
@@ -156,13 +157,13 @@ class FrameSegmentationCollator:
             return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
         return rng.integers(len(VARIANTS), size=num_frames)
 
-    def _targets(self, row: Mapping[str, Any], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    def _targets(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Mask (F,) bool that becomes the digits, and targets (F,) float of the segmentation losses."""
-        duration = float(row["duration_seconds"])
-        grid = FrameGrid(duration, num_frames)
+        grid = row_grid(row)
         saliency = None
         if self._needs_saliency:
-            saliency = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], num_clips(duration))
+            clips = num_clips(grid.duration_seconds)
+            saliency = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips)
         mask = np.asarray(frame_mask(row["relevant_windows"], grid, rule=self.label_rule, saliency=saliency))
         return mask, np.asarray(graded_frame_targets(saliency, grid) if self.graded_targets else mask, dtype=np.float32)
 
@@ -172,6 +173,19 @@ class FrameSegmentationCollator:
             return mask
         replaced = rng.random(mask.shape) < self.prefix_corruption
         return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
+
+
+def _shown_seconds(row: Mapping[str, Any], variants: np.ndarray) -> np.ndarray:
+    """Return when the chosen variant of each frame is shown, (F,); the grid's time where the row does not say."""
+    if row.get("frame_times_seconds") is None:
+        return row_grid(row).times_seconds
+    times = np.asarray(row["frame_times_seconds"], dtype=np.float64)
+    if times.shape != (len(variants), len(VARIANTS)):
+        raise ValueError(
+            f"qid {row['qid']}: expected frame_times_seconds of shape ({len(variants)}, {len(VARIANTS)}), one time for "
+            f"each picture, got {times.shape}; prepare the row again"
+        )
+    return times[np.arange(len(variants)), variants]
 
 
 def _pad_targets(targets: list[np.ndarray]) -> dict[str, torch.Tensor]:

@@ -25,7 +25,11 @@ TARGET_KEYS = ("labels", "answer_start", "frame_targets", "frame_valid", "qid")
 
 
 def encode_prompts(
-    processor: Any, prompt: PromptTemplate, queries: Sequence[str], frames: Sequence[np.ndarray]
+    processor: Any,
+    prompt: PromptTemplate,
+    queries: Sequence[str],
+    frames: Sequence[np.ndarray],
+    times_seconds: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Render and tokenize one prompt per query, left padded, without the answer.
 
@@ -36,17 +40,19 @@ def encode_prompts(
         prompt: The prompt.
         queries: B sentences.
         frames: B arrays (F, H, W, 3) uint8; F may differ between rows.
+        times_seconds: When each of these frames is shown, B times (F,); needed by a prompt that tells it.
 
     Returns:
         The processor's tensors; the last column of `input_ids` (B, L) is the last prompt token of every row.
 
     Raises:
         ValueError: When the chat template does not interleave text and images, the processor does not write one group
-            of image tokens per frame, or it does not pad on the left.
+            of image tokens per frame, or it does not pad on the left, or the prompt lacks times.
     """
     texts = []
-    for query, row in zip(queries, frames, strict=True):
-        messages = prompt.messages(query, len(row))
+    times = [None] * len(queries) if times_seconds is None else times_seconds
+    for query, row, row_times in zip(queries, frames, times, strict=True):
+        messages = prompt.messages(query, len(row), row_times)
         texts.append(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         if len(texts) == 1:
             _check_interleaved(texts[0], messages[-1]["content"])

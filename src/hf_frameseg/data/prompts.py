@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any
@@ -21,11 +21,13 @@ class PromptTemplate:
         name: Name shown in errors and saved configurations.
         system: Text of the system message, or None for models and recipes without one.
         before: User text before the frames. Fields: `{num_frames}`, `{last_index}` (F - 1), `{query}`.
-        frame_line: Text of one frame. Fields: `{index}` (from 0) and, exactly once, `{image}`.
+        frame_line: Text of one frame. Fields: `{index}` (from 0), `{seconds}` (when the frame is shown: a float,
+            give it a format such as `{seconds:.1f}`) and, exactly once, `{image}`.
         after: User text after the frames. Same fields as `before`; `{query}` must be in one of the two.
 
     Raises:
-        ValueError: When a field is unknown, `{image}` is not there exactly once, or `{query}` is nowhere.
+        ValueError: When a field is unknown or has an impossible format, `{image}` is not there exactly once, or
+            `{query}` is nowhere.
 
     Example:
         >>> template = PromptTemplate(name="mine", frame_line="{index} {image}\n", after="Show: {query}")
@@ -48,49 +50,84 @@ class PromptTemplate:
         """Check the fields once, here, so that rendering cannot fail later."""
         around = _fields(self.name, "before", self.before) + _fields(self.name, "after", self.after)
         line = _fields(self.name, "frame_line", self.frame_line)
-        if unknown := sorted(set(around) - {"num_frames", "last_index", "query"} | set(line) - {"index", "image"}):
+        unknown = set(around) - {"num_frames", "last_index", "query"} | set(line) - {"index", "seconds", "image"}
+        if unknown:
             raise ValueError(
-                f"prompt {self.name!r}: unknown field(s) {unknown}; before/after know num_frames, last_index, query "
-                "and frame_line knows index, image (double literal braces)"
+                f"prompt {self.name!r}: unknown field(s) {sorted(unknown)}; before/after know num_frames, last_index, "
+                "query and frame_line knows index, seconds, image (double literal braces)"
             )
         if line.count("image") != 1:
             raise ValueError(f"prompt {self.name!r}: frame_line needs {{image}} exactly once, got {self.frame_line!r}")
         if "query" not in around:
             raise ValueError(f"prompt {self.name!r}: put {{query}} into before or after, else the model never sees it")
+        self._check_formats()
+
+    def _check_formats(self) -> None:
+        """Render once: a format such as `{seconds:d}` shows only then."""
+        try:
+            shown = self.frame_line.format(index=0, seconds=0.0, image=_IMAGE_MARK)
+            for text in (self.before, self.after):
+                text.format(num_frames=1, last_index=0, query="")
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"prompt {self.name!r}: a field has an impossible format: {error}") from None
+        if shown.count(_IMAGE_MARK) != 1:
+            raise ValueError(f"prompt {self.name!r}: write {{image}} without a format, got {self.frame_line!r}")
 
     @property
     def separates_frames(self) -> bool:
         """Tell whether text stands between the images of neighbouring frames."""
         return self.frame_line.strip() != "{image}"
 
-    def messages(self, query: str, num_frames: int) -> list[dict[str, Any]]:
+    @property
+    def tells_time(self) -> bool:
+        """Tell whether the prompt says when each frame is shown."""
+        return "seconds" in _fields(self.name, "frame_line", self.frame_line)
+
+    def messages(
+        self, query: str, num_frames: int, times_seconds: Sequence[float] | None = None
+    ) -> list[dict[str, Any]]:
         """Build the chat messages for one query, without the answer.
 
         Args:
             query: The sentence to look for, used as it is.
             num_frames: Number of frames F.
+            times_seconds: When each frame is shown in the video, shape (F,); needed by a prompt that tells it.
 
         Returns:
             Messages whose `content` is a list of `{"type": "text", "text": ...}` and `{"type": "image"}` entries in
             reading order, F images in all, as `apply_chat_template` of transformers' multimodal processors takes them.
 
         Raises:
-            ValueError: When the query is blank or `num_frames` is below 1.
+            ValueError: When the query is blank, `num_frames` is below 1, or the prompt tells times and there is not one
+                for each frame.
         """
         if not query.strip():
             raise ValueError("expected a query with a word in it, got a blank string; drop the row or write a query")
         if num_frames < 1:
             raise ValueError(f"expected num_frames of at least 1, got {num_frames}; pass the number of frames shown")
+        times = self._times(num_frames, times_seconds)
         fields = {"num_frames": num_frames, "last_index": num_frames - 1, "query": query}
         content: list[dict[str, Any]] = []
         text = self.before.format(**fields)
-        for index in range(num_frames):
-            lead, trail = self.frame_line.format(index=index, image=_IMAGE_MARK).split(_IMAGE_MARK)
+        for index, seconds in enumerate(times):
+            shown = self.frame_line.format(index=index, seconds=seconds, image=_IMAGE_MARK)
+            lead, trail = shown.split(_IMAGE_MARK)
             content += [*_text(text + lead), {"type": "image"}]
             text = trail
         content += _text(text + self.after.format(**fields))
         system = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
         return [*system, {"role": "user", "content": content}]
+
+    def _times(self, num_frames: int, times_seconds: Sequence[float] | None) -> list[float]:
+        """Return one time per frame; zeros, which nobody reads, for a prompt that tells none."""
+        if not self.tells_time:
+            return [0.0] * num_frames
+        if times_seconds is None or len(times_seconds) != num_frames:
+            got = "none" if times_seconds is None else len(times_seconds)
+            raise ValueError(
+                f"prompt {self.name!r} tells when each frame is shown: expected {num_frames} times_seconds, got {got}"
+            )
+        return [float(seconds) for seconds in times_seconds]
 
     def to_dict(self) -> dict[str, str | None]:
         """Return the fields as plain JSON values; `get_prompt` reads them back."""
@@ -138,6 +175,13 @@ PROMPTS: dict[str, PromptTemplate] = {
     # The query comes first: in a causal model the tokens of a frame then know what is looked for. The tiny base learned
     # to compare frames with a query in this order; with the query last it did not within the same number of steps.
     "compact": PromptTemplate(name="compact", before="Activity: {query}\n", after="Answer 0 or 1 for each frame."),
+    # "compact" for models that have learned to read times, and for frames that are not evenly spaced.
+    "timestamps": PromptTemplate(
+        name="timestamps",
+        before="Activity: {query}\n",
+        frame_line="Frame {index} at {seconds:.1f} s: {image}\n",
+        after="Answer 0 or 1 for each frame.",
+    ),
 }
 
 
