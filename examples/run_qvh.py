@@ -38,10 +38,14 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
+from hf_frameseg import __version__
 from hf_frameseg.adapters import SNAPSHOT_NAME, changes_base, lora_config_of, restore_adapter, snapshot_adapter
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.qvhighlights import VideoReadError, load_qvhighlights, row_frames
+from hf_frameseg.decoding.frames_file import write_frames_file
+from hf_frameseg.decoding.proposals import redecode
+from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
 from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
 from hf_frameseg.hub import save_adapter
 from hf_frameseg.labels import BinaryLabels, clip_saliency_targets
@@ -52,6 +56,7 @@ from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
 
 RECIPES = Path(__file__).parent / "recipes"
+PAPER_ROW, WHOLE_VIDEO = "model, windows by runs", "whole video"
 
 
 @dataclass
@@ -85,6 +90,12 @@ class DataArguments:
         default=None, metadata={"help": "Side in pixels at which frames are cached; default: the base's, else native."}
     )
     frame_format: str = field(default="jpeg", metadata={"help": "Cache frames as jpeg, or raw (small frames only)."})
+    grid_kind: str | None = field(
+        default=None, metadata={"help": "Where frames are sampled, middle or uniform; default: the base's, else middle."}
+    )
+    grid_phase: float | None = field(
+        default=None, metadata={"help": "Shift of the middle grid in windows, -0.5 to 0.5; default: the base's, else 0."}
+    )
     prompt: str | None = field(default=None, metadata={"help": "Prompt name; default: the base's, else paper."})
     label_rule: str = field(default="window", metadata={"help": "window (frame centre in a window) or saliency>TAU."})
     graded_targets: bool = field(
@@ -104,6 +115,12 @@ class RunArguments:
     """What happens around the training."""
 
     recipe: str = field(default="default", metadata={"help": "Name of a file in examples/recipes, or a YAML file."})
+    decoder: str = field(
+        default="runs+fill",
+        metadata={
+            "help": "How frames become windows: runs, runs+fill, threshold-ladder or soft-iou (docs/decoders.md)."
+        },
+    )
     controls: bool = field(default=True, metadata={"help": "Also score the base, blank frames and shuffled queries."})
     num_figures: int = field(default=4, metadata={"help": "Pictures of single predictions to draw."})
 
@@ -177,6 +194,8 @@ def task_config(
     base = FrameSegmentationConfig.load_or_default(name)
     given = {
         "num_frames": data.num_frames,
+        "grid_kind": data.grid_kind,
+        "grid_phase": data.grid_phase,
         "prompt": data.prompt,
         "frame_size": data.frame_size,
         "label_rule": data.label_rule,
@@ -241,8 +260,28 @@ def decode_controls(
     return {
         "blank frames": blank,
         "queries shuffled between videos": decode(trainer, shuffled, metrics, "queries shuffled between videos"),
-        "whole video": metrics.whole_video(),
+        WHOLE_VIDEO: metrics.whole_video(),
     }
+
+
+def score_rows(
+    decoded: dict[str, list[FramePrediction]], metrics: MomentRetrievalMetrics, num_beams: int
+) -> dict[str, dict[str, Any]]:
+    """Return the official dictionary of each row and how it came about; the model also with the paper's windows."""
+    rows = {name: (predictions, metrics.proposals) for name, predictions in decoded.items()}
+    if metrics.proposals != PAPER_PROPOSALS:
+        paper = [redecode(prediction, PAPER_PROPOSALS) for prediction in decoded["model"]]
+        rows = {"model": rows["model"], PAPER_ROW: (paper, PAPER_PROPOSALS), **rows}
+    results = {}
+    for name, (predictions, proposals) in rows.items():
+        made_by = {
+            "version": __version__,
+            "num_frames": predictions[0].grid.num_frames,
+            "num_beams": None if name == WHOLE_VIDEO else num_beams,
+            "proposals": proposals.to_dict(),
+        }
+        results[name] = {**metrics.score(predictions), "frameseg": made_by}
+    return results
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -289,7 +328,7 @@ def card_of(
 ) -> dict[str, Any]:
     """Return what the model card says about the training: no paths of this machine."""
     model, data, run, training = args
-    settings = {"recipe": Path(run.recipe).stem, **asdict(model), **asdict(data)}
+    settings = {"recipe": Path(run.recipe).stem, "decoder": run.decoder, **asdict(model), **asdict(data)}
     for name in ("model_name_or_path", "data_dir", "cache_dir", "num_proc", "on_error"):
         del settings[name]
     names = "loss_weights_start loss_weights loss_warmup_steps loss_options num_train_epochs max_steps learning_rate"
@@ -343,13 +382,20 @@ def write_figures(
 
 
 def write_results(
-    folder: Path, results: dict[str, dict[str, Any]], submission: list[FramePrediction], split: str
+    folder: Path, results: dict[str, dict[str, Any]], decoded: dict[str, list[FramePrediction]], split: str
 ) -> None:
-    """Write `metrics.json` (one object per row of the table) and the official submission file."""
+    """Write `metrics.json` (one object per row of the table), the official submission file and the frames files."""
     # The official dictionary of each row, with its `brief` numbers also on top, where a reader looks for them.
     rows = {name: {**result["brief"], **result} for name, result in results.items()}
     (folder / "metrics.json").write_text(json.dumps(rows, indent=2) + "\n")
-    write_submission(folder / f"hl_{split}_submission.jsonl", submission)
+    write_submission(folder / f"hl_{split}_submission.jsonl", decoded["model"])
+    # What `frameseg rescore` reads: other windows and saliency of every row without another decode.
+    write_frames_file(folder / f"hl_{split}_frames.jsonl", decoded["model"])
+    for old in (folder / "frames").glob(f"hl_{split}_*.jsonl"):
+        old.unlink()  # of an earlier run with more rows
+    for name in decoded.keys() - {"model"}:
+        (folder / "frames").mkdir(exist_ok=True)
+        write_frames_file(folder / "frames" / f"hl_{split}_{name.replace(' ', '_')}.jsonl", decoded[name])
 
 
 # 6. All together ------------------------------------------------------------------------------------------------------
@@ -360,6 +406,7 @@ def load_rows(
 ) -> tuple[Dataset, Dataset]:
     """Return the training and the evaluation split; the main process decodes the videos, the others wait for it."""
     options = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data.frame_format}
+    options |= {"grid_kind": task.grid_kind, "grid_phase": task.grid_phase}
     options |= {"cache_dir": data.cache_dir, "num_proc": data.num_proc, "on_error": data.on_error}
     say(training, f"reading videos of {data.data_dir} (decoded once, then cached)")
     with training.main_process_first(desc="reading videos"):
@@ -420,8 +467,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     output = Path(training_args.output_dir)
     with one_line_errors():
         task = task_config(model_args, data_args, training_args)
+        proposals = ProposalSettings(run_args.decoder)  # a misspelt name shall not cost the reading of the videos
         train_rows, eval_rows = load_rows(data_args, task, training_args)
-        metrics = MomentRetrievalMetrics(eval_rows, max_moments=task.max_moments, empty=task.empty)
+        metrics = MomentRetrievalMetrics(eval_rows, proposals)
         checkpoint = training_args.resume_from_checkpoint
         if checkpoint in ("true", "True"):
             checkpoint = get_last_checkpoint(output) if output.is_dir() else None
@@ -440,17 +488,18 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     if run_args.controls:
         decoded |= decode_controls(trainer, eval_rows, shuffled, metrics)
 
-    results = {name: metrics.score(predictions) for name, predictions in decoded.items()}
+    results = score_rows(decoded, metrics, task.num_beams)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
-        write_results(output, results, decoded["model"], data_args.eval_split)
+        write_results(output, results, decoded, data_args.eval_split)
         history = trainer.state.log_history
         write_figures(output / "figures", eval_rows, decoded["model"], results, history, run_args.num_figures)
-        print(f"\n{data_args.eval_split}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams\n")
+        print(f"\n{data_args.eval_split}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams")
+        print(f"windows by {run_args.decoder} where the row does not say otherwise\n")
         print(table(results), flush=True)
     card = card_of((model_args, data_args, run_args, training_args), results)
     save_model(trainer, output / "model", task, initial, card)  # last: a refused adapter does not take the scores along
-    say(training_args, f"model, metrics.json, submission and figures are in {output}")
+    say(training_args, f"model, metrics.json, submission, frames and figures are in {output}")
     return results
 
 

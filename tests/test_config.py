@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
+from hf_frameseg.config import CONFIG_NAME, TINY_BASE, TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.prompts import PROMPTS, get_prompt
 
 
@@ -22,8 +22,6 @@ from hf_frameseg.data.prompts import PROMPTS, get_prompt
             label_rule="saliency>0.5",
             num_beams=4,
             frame_size=(24, 32),
-            max_moments=5,
-            empty="none",
         ),
     ],
     ids=["defaults", "all different"],
@@ -44,10 +42,15 @@ def test_defaults_are_the_papers() -> None:
     assert (config.num_frames, config.prompt, config.label_rule, config.num_beams) == (25, "paper", "window", 2)
 
 
-@pytest.mark.parametrize("change", [{"num_frames": 0}, {"num_beams": -1}, {"max_moments": 2.5}])
+@pytest.mark.parametrize("change", [{"num_frames": 0}, {"num_beams": -1}, {"num_frames": 2.5}])
 def test_counts_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"expected {next(iter(change))} to be a whole number of at least 1"):
         FrameSegmentationConfig(**change)
+
+
+@pytest.mark.parametrize("model", [TINY_BASE, TINY_MODEL])
+def test_the_models_of_the_package_hold_no_other_fields(model: Path) -> None:
+    assert FrameSegmentationConfig.load(model).num_frames == 25
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
@@ -60,6 +63,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ("{", "is not valid JSON"),
         (json.dumps({"num_frames": 3, "beams": 2}), "to hold some of"),
+        (json.dumps({"max_moments": 10}), "to hold some of"),  # how answers become moments is no part of it
         (json.dumps(["num_frames"]), "to hold some of"),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 
 from hf_frameseg.data.collator import FrameSegmentationCollator
+from hf_frameseg.decoding.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.moments import FrameGrid, FramePrediction, Moment
@@ -38,7 +39,7 @@ def decodes(qids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_predictions_by_hand(rows: list[dict[str, Any]]) -> None:
-    first, second, third = MomentRetrievalMetrics(rows).predictions(*decodes(QIDS))
+    first, second, third = MomentRetrievalMetrics(rows, PAPER_PROPOSALS).predictions(*decodes(QIDS))
     assert first.probs == pytest.approx(1 / (1 + np.exp(-np.array(LOG_ODDS[30]))))
     assert [(m.start, m.end) for m in first.moments] == [(0.0, 4.0)]
     assert first.moments[0].score == pytest.approx((first.probs[0] + first.probs[1]) / 2)
@@ -56,9 +57,28 @@ def test_predictions_stand_in_row_order_whatever_the_decode_order(rows: list[dic
     assert [prediction.probs.argmax() for prediction in found] == [0, 2, 1]
 
 
-def test_the_options_reach_the_ranking(rows: list[dict[str, Any]]) -> None:
-    found = MomentRetrievalMetrics(rows, max_moments=1, empty="none").predictions(*decodes(QIDS))
+def test_the_default_fills_below_the_runs(rows: list[dict[str, Any]]) -> None:
+    paper = MomentRetrievalMetrics(rows, PAPER_PROPOSALS).predictions(*decodes(QIDS))
+    filled = MomentRetrievalMetrics(rows).predictions(*decodes(QIDS))
+    for few, many in zip(paper, filled, strict=True):
+        assert many.moments[: len(few.moments)] == few.moments
+        assert len(many.moments) == 10
+        assert many.saliency.tolist() == few.saliency.tolist()
+
+
+def test_the_settings_reach_the_windows(rows: list[dict[str, Any]]) -> None:
+    settings = ProposalSettings("runs", max_moments=1, empty="none")
+    found = MomentRetrievalMetrics(rows, settings).predictions(*decodes(QIDS))
     assert [len(prediction.moments) for prediction in found] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_predictions_lie_on_the_grid_of_their_rows(rows: list[dict[str, Any]], as_dataset: bool) -> None:
+    rows = [row | {"grid_kind": "uniform", "grid_phase": 0.0} for row in rows]
+    metrics = MomentRetrievalMetrics(Dataset.from_list(rows) if as_dataset else rows, PAPER_PROPOSALS)
+    first = metrics.predictions(*decodes(QIDS))[0]
+    assert first.grid == FrameGrid(10, 5, "uniform")  # samples at 0, 2.5, 5, 7.5 and 10 s
+    assert [(m.start, m.end) for m in first.moments] == [(0.0, 3.75)]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,7 @@ def test_rows_of_fewer_frames_lose_the_padding_of_the_gathering(make_row: Callab
     masks = np.array([[1, 0, 0, 0, 0], [0, 1, -100, -100, -100]], dtype=np.int8)
     logits = np.zeros((2, 5, 2), dtype=np.float32)
     logits[1, 2:] = -100
-    long, short = MomentRetrievalMetrics(rows).predictions(masks, logits, np.array([1, 2]))
+    long, short = MomentRetrievalMetrics(rows, PAPER_PROPOSALS).predictions(masks, logits, np.array([1, 2]))
     assert (long.grid.num_frames, short.grid.num_frames) == (5, 2)
     assert [(m.start, m.end) for m in short.moments] == [(5.0, 10.0)]
 
@@ -91,14 +111,18 @@ def test_rows_of_fewer_frames_lose_the_padding_of_the_gathering(make_row: Callab
 def test_a_perfect_decode_scores_100(rows: list[dict[str, Any]]) -> None:
     from transformers import EvalPrediction
 
-    metrics = MomentRetrievalMetrics(rows)
     masks, logits, qids = decodes(QIDS)
     masks[2] = [0, 0, 0, 1, 1]
-    scores = metrics(EvalPrediction(predictions=(masks, logits, qids), label_ids=masks))
-    assert (scores["R1@0.5"], scores["R1@0.7"], scores["mAP"]) == (100.0, 100.0, 100.0)
+    right = EvalPrediction(predictions=(masks.copy(), logits, qids), label_ids=masks)
     masks[2] = [1, 0, 0, 0, 0]
-    scores = metrics(EvalPrediction(predictions=(masks, logits, qids), label_ids=masks))
-    assert (scores["R1@0.5"], scores["mAP"]) == (66.67, 66.67)
+    wrong = EvalPrediction(predictions=(masks, logits, qids), label_ids=masks)
+    for proposals in (PAPER_PROPOSALS, SCORING_PROPOSALS):
+        metrics = MomentRetrievalMetrics(rows, proposals)
+        scores = metrics(right)
+        assert (scores["R1@0.5"], scores["R1@0.7"], scores["mAP"]) == (100.0, 100.0, 100.0)
+        assert metrics(wrong)["R1@0.5"] == 66.67
+    assert MomentRetrievalMetrics(rows, PAPER_PROPOSALS)(wrong)["mAP"] == 66.67
+    assert metrics(wrong)["mAP"] > 66.67  # the right window is among the candidates below
 
 
 def test_metrics_of_a_data_set_equal_those_of_its_rows(rows: list[dict[str, Any]]) -> None:
@@ -116,13 +140,22 @@ def test_metrics_of_a_data_set_equal_those_of_its_rows(rows: list[dict[str, Any]
     ]
 
 
-def test_whole_video(rows: list[dict[str, Any]]) -> None:
-    metrics = MomentRetrievalMetrics(rows)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SCORING_PROPOSALS,
+        ProposalSettings("soft-iou", saliency_values="logits"),
+        ProposalSettings("runs", ranking="log-odds", snap_seconds=2.0),
+    ],
+)
+def test_whole_video(rows: list[dict[str, Any]], settings: ProposalSettings) -> None:
+    metrics = MomentRetrievalMetrics(rows, settings)
     found = metrics.whole_video()
     assert [prediction.qid for prediction in found] == QIDS
     for prediction in found:
-        assert prediction.moments == (Moment(0.0, 10.0),)
-        assert prediction.saliency.tolist() == [1.0] * 5
+        assert [(m.start, m.end) for m in prediction.moments] == [(0.0, 10.0)]
+        assert prediction.saliency.shape == (5,)
+        assert np.ptp(prediction.saliency) == 0.0
     # IoU with the truths: 4 of 10 s, 2 of 10 s, 4 of 10 s
     assert metrics.score(found)["brief"]["MR-full-R1@0.5"] == 0.0
 
@@ -212,3 +245,18 @@ def test_queries_that_cannot_be_shuffled_are_refused(pairs: list[tuple[str, str]
     with pytest.raises(ValueError, match="cannot shuffle queries: no other video has another query than") as caught:
         shuffle_queries(queries_and_videos(pairs))
     assert "\n" not in str(caught.value)
+
+
+def test_made_up_ratings_give_no_highlight_scores_and_rows_keep_their_grid(rows: list[dict[str, Any]]) -> None:
+    from transformers import EvalPrediction
+
+    masks, logits, qids = decodes(QIDS)
+    decoded = EvalPrediction(predictions=(masks, logits, qids), label_ids=masks)
+    made_up = [{**row, "saliency_source": "window", "grid_kind": "uniform", "grid_phase": 0.0} for row in rows]
+    for some in (made_up, Dataset.from_list(made_up)):
+        metrics = MomentRetrievalMetrics(some, PAPER_PROPOSALS)
+        scores = metrics(decoded)
+        assert "R1@0.5" in scores
+        assert not {"HL-mAP", "HIT@1"} & scores.keys()
+        assert metrics.predictions(masks, logits, qids)[0].grid.kind == "uniform"
+    assert "HIT@1" in MomentRetrievalMetrics([{**row, "saliency_source": "annotators"} for row in rows])(decoded)

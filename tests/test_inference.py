@@ -13,7 +13,10 @@ import torch
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PROMPTS
 from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.decoding.proposals import redecode
+from hf_frameseg.decoding.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.inference import MomentRetriever
+from hf_frameseg.moments import moments_to_mask
 
 QUERIES = ["a red circle", "a dog", "a blue square on a green field"]
 ZERO, ONE = 48, 49
@@ -110,10 +113,24 @@ def test_all_ones_is_the_whole_video(tiny_model: Any, tiny_processor: Any, video
 def test_all_zeros_follows_the_setting(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
     model = biased(tiny_model, ZERO)
     for empty, count in (("best_frame", 1), ("none", 0)):
-        retriever = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4, empty=empty)
+        settings = ProposalSettings("runs", empty=empty)
+        retriever = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4, proposals=settings)
         prediction = retriever(video_path, "a dog")
         assert not prediction.mask.any()
         assert (len(prediction.moments), prediction.fallback) == (count, bool(count))
+
+
+def test_the_moments_are_what_the_model_marked_unless_candidates_are_asked_for(
+    retriever: MomentRetriever, video_path: Path
+) -> None:
+    assert retriever.proposals == PAPER_PROPOSALS
+    frames = retriever.read(video_path)
+    filling = MomentRetriever(retriever.model, retriever.processor, retriever.config, proposals=SCORING_PROPOSALS)
+    for marked, filled in zip(retriever.predict(frames, QUERIES), filling.predict(frames, QUERIES), strict=True):
+        assert moments_to_mask(marked.moments, frames.grid).tolist() == marked.mask.tolist() or marked.fallback
+        assert filled.moments[: len(marked.moments)] == marked.moments
+        assert len(filled.moments) > len(marked.moments)
+        assert redecode(marked, SCORING_PROPOSALS).moments == filled.moments  # without the model
 
 
 def test_saved_and_loaded_is_the_same(retriever: MomentRetriever, video_path: Path, tmp_path: Path) -> None:
@@ -168,3 +185,33 @@ def test_adapter_on_a_random_decomposition_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"init_lora_weights": "pissa_niter_4"}')
     with pytest.raises(ValueError, match="pissa_niter_4.*merge it"):
         MomentRetriever.from_pretrained(tmp_path)
+
+
+def test_times_of_the_shown_frames_reach_the_prompt(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+    retriever = MomentRetriever(tiny_model, tiny_processor, prompt="timestamps", num_frames=4)
+    frames = retriever.read(video_path)
+    times = [frames.times_seconds[:, 1]]
+    inputs = encode_prompts(tiny_processor, PROMPTS["timestamps"], QUERIES[:1], [frames.frames[:, 1]], times)
+    assert "Frame 2 at 5.0 s: " in tiny_processor.tokenizer.decode(inputs["input_ids"][0])
+    decoded = generate_frame_logits(tiny_model, inputs, retriever.labels, num_frames=4, num_beams=2)
+    prediction = retriever.predict(frames, QUERIES[:1])[0]
+    assert prediction.probs == pytest.approx(decoded.frame_logits[0].softmax(-1)[:, 1].numpy(), abs=1e-6)
+
+
+def test_the_grid_of_the_training_is_read_and_any_other_refused(
+    tiny_model: Any, tiny_processor: Any, video_path: Path, tmp_path: Path
+) -> None:
+    MomentRetriever(
+        biased(tiny_model, ONE), tiny_processor, prompt="compact", num_frames=4, grid_kind="uniform"
+    ).save_pretrained(tmp_path)
+    loaded = MomentRetriever.from_pretrained(tmp_path)
+    frames = loaded.read(video_path)
+    assert frames.grid.kind == "uniform"
+    assert frames.times_seconds[:, 1] == pytest.approx([0.0, 2.6, 5.3, 7.9], abs=0.01)
+    (moment,) = loaded(video_path, "a dog").moments
+    assert (moment.start, moment.end) == (0.0, frames.grid.duration_seconds)
+    other = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4)
+    with pytest.raises(ValueError, match="expected frames on the grid 'middle' with phase 0, .* got 'uniform'"):
+        other.predict(frames, ["a dog"])
+    shifted = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4, grid_phase=0.25)
+    assert shifted.read(video_path).times_seconds[:, 1] == pytest.approx([1.5, 3.5, 5.5, 7.5], abs=0.01)

@@ -20,7 +20,9 @@ TINY_MODEL = Path(__file__).parent / "assets" / "tiny_model"
 
 @dataclass(frozen=True)
 class FrameSegmentationConfig:
-    """Describe how videos become frames and prompts, and how answers become moments.
+    """Describe how videos become frames and prompts: what a model was trained with.
+
+    How answers become moments is not part of it; see `decoding.ProposalSettings`.
 
     Args:
         num_frames: Frames F per video; a model knows the number it was trained with.
@@ -29,8 +31,8 @@ class FrameSegmentationConfig:
         num_beams: Beams of the decoding; 2 in the paper.
         frame_size: Size in pixels to which frames are squashed when they are read, before the processor's own resizing:
             None for none, a number for a square, else (height, width).
-        max_moments: Moments per query at most.
-        empty: What an all-zero mask gives, see `decoding.proposals.rank_runs`.
+        grid_kind: Where the frames of a training video lay in time, see `moments.FrameGrid`.
+        grid_phase: Their shift, see `moments.FrameGrid`.
         base_model: For an adapter: Hub name or folder of the model it applies to. None for a whole model.
 
     Raises:
@@ -46,13 +48,13 @@ class FrameSegmentationConfig:
     label_rule: str = "window"
     num_beams: int = 2
     frame_size: int | tuple[int, int] | None = None
-    max_moments: int = 10
-    empty: str = "best_frame"
+    grid_kind: str = "middle"
+    grid_phase: float = 0.0
     base_model: str | None = None
 
     def __post_init__(self) -> None:
         """Check the counts; texts and sizes are checked by the parts that own them."""
-        for name in ("num_frames", "num_beams", "max_moments"):
+        for name in ("num_frames", "num_beams"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")

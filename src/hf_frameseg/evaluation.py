@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_frameseg.decoding.proposals import to_prediction
+from hf_frameseg.data.sampling import row_grid
+from hf_frameseg.decoding.proposals import redecode, to_prediction
+from hf_frameseg.decoding.settings import SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.metrics import evaluate_submission, headline
-from hf_frameseg.moments import FrameGrid, FramePrediction, Moment, num_clips
+from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction
 
 GROUND_TRUTH_COLUMNS = ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores")
+OPTIONAL_COLUMNS = ("grid_kind", "grid_phase", "saliency_source")
+"""Columns that only rows on another grid than the paper's, or with ratings that nobody gave, need."""
 
 
 class MomentRetrievalMetrics:
@@ -30,29 +34,37 @@ class MomentRetrievalMetrics:
 
     Args:
         rows: The split, a data set or rows with the columns of `data/qvhighlights.py`.
-        max_moments: As in `decoding.rank_runs`.
-        empty: As in `decoding.rank_runs`.
+        proposals: How windows and saliency are made of the decodes. The default, `runs+fill`, has the R1 of the paper's
+            `runs` and a higher mAP; `docs/decoders.md` says by how much.
 
     Raises:
         ValueError: From `predictions`, when decodes and rows do not hold the same queries.
     """
 
     def __init__(
-        self, rows: Dataset | Sequence[Mapping[str, Any]], max_moments: int = 10, empty: str = "best_frame"
+        self,
+        rows: Dataset | Sequence[Mapping[str, Any]],
+        proposals: ProposalSettings = SCORING_PROPOSALS,
     ) -> None:
-        # Only the small columns: a pass over the frames of a large split would take minutes.
         columns = [*GROUND_TRUTH_COLUMNS, "duration_seconds"]
-        rows = rows.select_columns(columns) if hasattr(rows, "select_columns") else rows
-        self.rows = {int(row["qid"]): {name: row[name] for name in columns} for row in rows}
-        self.options = {"max_moments": max_moments, "empty": empty}
+        if hasattr(rows, "select_columns"):
+            # Only the small columns: a pass over the frames of a large split would take minutes.
+            rows = rows.select_columns([*columns, *(name for name in OPTIONAL_COLUMNS if name in rows.column_names)])
+        self.rows = {
+            int(row["qid"]): {name: row[name] for name in columns} | {name: row.get(name) for name in OPTIONAL_COLUMNS}
+            for row in rows
+        }
+        self.proposals = proposals
 
     @property
     def ground_truth(self) -> list[dict[str, Any]]:
         """Return the annotation lines, as the official evaluator reads them."""
-        return [
-            {name: row[name] for name in GROUND_TRUTH_COLUMNS} | {"duration": row["duration_seconds"]}
-            for row in self.rows.values()
-        ]
+        lines = []
+        for row in self.rows.values():
+            source = {} if row["saliency_source"] is None else {"saliency_source": row["saliency_source"]}
+            labels = {name: row[name] for name in GROUND_TRUTH_COLUMNS}
+            lines.append({**labels, "duration": row["duration_seconds"], **source})
+        return lines
 
     def predictions(self, masks: np.ndarray, frame_logits: np.ndarray, qids: np.ndarray) -> list[FramePrediction]:
         """Return one prediction per query, in the order of the rows whatever the order of the decodes.
@@ -75,11 +87,11 @@ class MomentRetrievalMetrics:
             prediction = to_prediction(
                 masks[index][real] == 1,
                 frame_logits[index][real],
-                FrameGrid(row["duration_seconds"], int(real.sum())),
+                row_grid(row, int(real.sum())),
+                self.proposals,
                 query=row["query"],
                 qid=qid,
                 vid=row["vid"],
-                **self.options,
             )
             found.append(prediction)
         return found
@@ -90,22 +102,24 @@ class MomentRetrievalMetrics:
 
     def whole_video(self) -> list[FramePrediction]:
         """Return the control that answers every query with the whole video and constant saliency."""
-        found = []
-        for qid, row in self.rows.items():
-            duration = float(row["duration_seconds"])
-            found.append(
+        # One frame that is marked. Its odds rank nothing; even ones, and not certainty, because any settings take them.
+        return [
+            redecode(
                 FramePrediction(
-                    grid=FrameGrid(duration, 1),
+                    grid=FrameGrid(row["duration_seconds"], 1),
                     mask=np.ones(1, dtype=bool),
-                    probs=np.ones(1),
-                    moments=(Moment(0.0, duration),),
-                    saliency=np.ones(num_clips(duration)),
+                    probs=np.full(1, 0.5),
+                    log_odds=np.zeros(1),
+                    moments=(),
+                    saliency=np.zeros(0),
                     query=row["query"],
                     qid=qid,
                     vid=row["vid"],
-                )
+                ),
+                self.proposals,
             )
-        return found
+            for qid, row in self.rows.items()
+        ]
 
     def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
         """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""

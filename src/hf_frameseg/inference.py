@@ -14,9 +14,10 @@ from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PromptTemplate, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT
-from hf_frameseg.data.video import VideoFrames, read_frames
+from hf_frameseg.data.video import VideoFrames, probe_duration, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.proposals import to_prediction
+from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.loading import load_pretrained
 from hf_frameseg.moments import FrameGrid, FramePrediction
@@ -33,6 +34,8 @@ class MomentRetriever:
             and dtype; predictions are made in evaluation mode.
         processor: Its processor.
         config: How the model was trained to be asked; None takes the defaults, which are the paper's.
+        proposals: How windows and saliency are made of the decoded frames. The default gives the moments that the model
+            marked and no others; the one for scores, `SCORING_PROPOSALS`, adds candidates up to ten.
         reader: Video reader, see `data.video.read_frames`; "auto" tries all.
         batch_size: Queries decoded at a time.
         **changes: Fields of `FrameSegmentationConfig` to set differently from `config`.
@@ -55,6 +58,7 @@ class MomentRetriever:
         processor: ProcessorMixin,
         config: FrameSegmentationConfig | None = None,
         *,
+        proposals: ProposalSettings = PAPER_PROPOSALS,
         reader: str = "auto",
         batch_size: int = 8,
         **changes: Any,
@@ -66,6 +70,7 @@ class MomentRetriever:
         self.model = model
         self.processor = processor
         self.config = replace(config or FrameSegmentationConfig(), **changes)
+        self.proposals = proposals
         self.reader = reader
         self.batch_size = batch_size
         self.prompt = get_prompt(self.config.prompt)
@@ -136,11 +141,15 @@ class MomentRetriever:
 
         Args:
             video_path: Any video file.
-            grid: The frame windows when the duration is known (from annotations); None takes the file's own.
+            grid: The frame windows when the duration is known (from annotations); None takes the file's own, cut as the
+                model was trained.
 
         Returns:
             The frames (F, 3, H, W, 3) with their times; the model sees the middle ones, `frames[:, 1]`.
         """
+        kind, phase = self.config.grid_kind, self.config.grid_phase
+        if grid is None and (kind, phase) != ("middle", 0.0):  # the grid that read_frames makes by itself
+            grid = FrameGrid(probe_duration(video_path), self.config.num_frames, kind, phase)
         return read_frames(
             video_path,
             grid,
@@ -174,6 +183,11 @@ class MomentRetriever:
                 f"expected {self.config.num_frames} frames, got {frames.grid.num_frames}: read the video with this "
                 "retriever's read()"
             )
+        if (frames.grid.kind, frames.grid.phase) != (self.config.grid_kind, self.config.grid_phase):
+            raise ValueError(
+                f"expected frames on the grid {self.config.grid_kind!r} with phase {self.config.grid_phase:g}, as the "
+                f"model was trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
+            )
         num_beams = self.config.num_beams if num_beams is None else num_beams
         predictions: list[FramePrediction] = []
         for first in range(0, len(queries), self.batch_size):
@@ -185,21 +199,14 @@ class MomentRetriever:
         self, frames: VideoFrames, queries: Sequence[str], vid: str | None, num_beams: int
     ) -> list[FramePrediction]:
         pictures = frames.frames[:, MIDDLE_VARIANT]
-        inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * len(queries))
+        times = frames.times_seconds[:, MIDDLE_VARIANT]
+        inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * len(queries), [times] * len(queries))
         with _evaluating(self.model) as model:
             decoded = generate_frame_logits(
                 model, _to_model(inputs, model), self.labels, self.config.num_frames, num_beams
             )
         return [
-            to_prediction(
-                mask,
-                logits,
-                frames.grid,
-                query=query,
-                vid=vid,
-                max_moments=self.config.max_moments,
-                empty=self.config.empty,
-            )
+            to_prediction(mask, logits, frames.grid, self.proposals, query=query, vid=vid)
             for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)
         ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from hf_frameseg import cli
 from hf_frameseg.cli import predict
+from hf_frameseg.decoding.settings import ProposalSettings
 from hf_frameseg.moments import FrameGrid, FramePrediction, Moment
 
 GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
@@ -37,7 +38,7 @@ class UnreadableError(RuntimeError):
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """Replace what `predict` calls; return the calls by name."""
-    calls: dict[str, list] = {"probe": [], "load": [], "read": [], "ask": [], "draw": []}
+    calls: dict[str, list] = {"probe": [], "load": [], "decoder": [], "read": [], "ask": [], "draw": []}
 
     class Frames:
         grid = GRID
@@ -45,8 +46,9 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
     class Retriever:
         @classmethod
-        def from_pretrained(cls, path: str | None) -> Retriever:
+        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings) -> Retriever:
             calls["load"].append(path)
+            calls["decoder"].append(proposals.decoder)
             return cls()
 
         def read(self, video: Path) -> Frames:
@@ -91,6 +93,7 @@ def test_predict_prints_table_and_saliency(rooms: dict[str, list], capsys: pytes
     ]
     assert rooms["probe"] == [Path("v.mp4")]
     assert rooms["load"] == [None]
+    assert rooms["decoder"] == ["runs"]
     assert rooms["read"] == [Path("v.mp4")]
     assert rooms["ask"] == [("v", ["a red circle"], 2)]
     assert rooms["draw"] == []
@@ -101,6 +104,14 @@ def test_predict_passes_options_on(rooms: dict[str, list]) -> None:
     assert rooms["load"] == ["runs/demo/model"]
     assert rooms["read"] == [Path("v.mp4")]  # once for all queries
     assert rooms["ask"] == [("v", ["a", "b"], 4)]
+
+
+def test_predict_passes_the_decoder_on(rooms: dict[str, list], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "v.mp4", "a", "--decoder", "runs+fill"]) == 0
+    assert rooms["decoder"] == ["runs+fill"]
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "v.mp4", "a", "--decoder", "run"])
+    assert "choose from" in capsys.readouterr().err
 
 
 def test_predict_draws_the_middle_frames(rooms: dict[str, list], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -21,6 +21,8 @@ SPARK_COLUMNS = 100
 
 def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
+    from hf_frameseg.decoding.settings import OWN_OPTIONS
+
     parser = commands.add_parser(
         "predict", parents=[common], help="find the moments of one video", description="Find the moments of one video."
     )
@@ -38,6 +40,13 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     parser.add_argument(
         "--num-beams", metavar="N", type=int, default=2, help="beams of the search (default: %(default)s)"
     )
+    parser.add_argument(
+        "--decoder",
+        metavar="NAME",
+        choices=tuple(OWN_OPTIONS),
+        default="runs",
+        help="how frames become windows: %(choices)s (default: %(default)s, what the model marked and nothing else)",
+    )
     parser.set_defaults(run=_predict)
 
 
@@ -51,10 +60,11 @@ def _predict(options: argparse.Namespace) -> None:
         require("matplotlib", extra="viz")  # as above
     from transformers.utils.logging import disable_progress_bar
 
+    from hf_frameseg.decoding.settings import ProposalSettings
     from hf_frameseg.inference import MomentRetriever
 
     disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
-    retriever = MomentRetriever.from_pretrained(options.model)
+    retriever = MomentRetriever.from_pretrained(options.model, proposals=ProposalSettings(options.decoder))
     frames = retriever.read(options.video)
     predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
     pictures = None

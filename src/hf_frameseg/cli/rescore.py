@@ -1,0 +1,229 @@
+"""``frameseg rescore``: other windows and saliency from saved frames, without the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_frameseg.decoding.settings import ProposalSettings
+    from hf_frameseg.moments import FramePrediction
+
+SNAP_SECONDS = 2.0
+
+_COLUMN_TITLES = {
+    "R1@0.5": "R1\n@0.5",
+    "R1@0.7": "R1\n@0.7",
+    "mAP": "mAP\nmean",
+    "mAP@0.5": "mAP\n@0.5",
+    "mAP@0.75": "mAP\n@0.75",
+}
+
+
+def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Add the command to the parser."""
+    from hf_frameseg.cli.ground_truth import add_ground_truth_options
+    from hf_frameseg.decoding.settings import OWN_OPTIONS, RANKINGS, SALIENCY_RULES, SALIENCY_VALUES
+
+    parser = commands.add_parser(
+        "rescore",
+        parents=[common],
+        help="rebuild windows from saved frames and score them",
+        description="Rebuild windows and saliency from a frames file (hl_SPLIT_frames.jsonl) by one or more decoders, "
+        "without the model, and score them. docs/decoders.md explains the decoders.",
+    )
+    parser.add_argument("frames", metavar="FRAMES", type=Path, help="frames file, JSON lines")
+    add_ground_truth_options(parser)
+    parser.add_argument(
+        "--decoder",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        choices=tuple(OWN_OPTIONS),
+        help="one or more of %(choices)s (default: all)",
+    )
+    parser.add_argument("--ranking", choices=RANKINGS, help="what ranks the runs of runs and runs+fill")
+    parser.add_argument("--snap", action="store_true", help=f"move windows to the grid of {SNAP_SECONDS:g} s")
+    parser.add_argument("--saliency", choices=SALIENCY_RULES, help="how a value per frame becomes one per clip")
+    parser.add_argument("--saliency-values", choices=SALIENCY_VALUES, help="which value per frame that is")
+    parser.add_argument("--allow-subset", action="store_true", help="score the queries that both files hold")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every number, with the settings behind it")
+    parser.add_argument(
+        "--submission", metavar="FILE", type=Path, help="write the official submission file (with one --decoder)"
+    )
+    parser.set_defaults(run=_rescore)
+
+
+def _rescore(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    if options.submission is not None and len(settings) != 1:
+        raise ValueError(f"--submission holds the windows of one decoder, got {len(settings)}; name one with --decoder")
+    from hf_frameseg.cli.ground_truth import resolve_ground_truth
+    from hf_frameseg.decoding.frames_file import read_frames_file
+    from hf_frameseg.metrics import evaluate_submission
+    from hf_frameseg.metrics.files import read_ground_truth
+
+    predictions = read_frames_file(options.frames)
+    truth = read_ground_truth(resolve_ground_truth(options)).rows
+    num_queries = _count_shared(predictions, truth, options.allow_subset)
+    _warn_of_durations(predictions, truth)
+    results = {}
+    for one, found in zip(settings, _redecoded(predictions, settings), strict=True):
+        results[one.decoder] = {
+            **evaluate_submission([row.to_submission() for row in found], truth, match_number=not options.allow_subset),
+            "frameseg": _made_by(options.frames, num_queries, found, one),
+        }
+        if options.submission is not None:
+            _write(options.submission, (json.dumps(prediction.to_submission()) for prediction in found))
+    print("\n".join(describe(results)))
+    if options.json is not None:
+        rows = {name: {**result["brief"], **result} for name, result in results.items()}
+        _write(options.json, [json.dumps(rows, indent=2, allow_nan=False)])
+        print(f"\nnumbers     {options.json}")
+    if options.submission is not None:
+        print(f"\nsubmission  {options.submission}")
+
+
+def _settings(options: argparse.Namespace) -> list[ProposalSettings]:
+    """Return the settings of every decoder that is asked for, in their order."""
+    from hf_frameseg.decoding.settings import OWN_OPTIONS, ProposalSettings
+
+    names = list(dict.fromkeys(options.decoder or OWN_OPTIONS))
+    if options.ranking is not None and not any("ranking" in OWN_OPTIONS[name] for name in names):
+        raise ValueError("--ranking ranks the runs of runs and runs+fill; add one of them to --decoder or leave it out")
+    wanted = {
+        "ranking": options.ranking,
+        "snap_seconds": SNAP_SECONDS if options.snap else None,
+        "saliency": options.saliency,
+        "saliency_values": options.saliency_values,
+    }
+    common = ProposalSettings("runs", **{name: value for name, value in wanted.items() if value is not None})
+    return [common.for_decoder(name) for name in names]
+
+
+def _redecoded(
+    predictions: Sequence[FramePrediction], settings: Sequence[ProposalSettings]
+) -> Iterable[list[FramePrediction]]:
+    """Yield the predictions of each decoder, with a progress bar where it takes long."""
+    from tqdm import tqdm
+
+    from hf_frameseg.decoding.proposals import redecode
+
+    total = len(predictions) * len(settings)
+    # None: no bar in a file or a pipe.
+    with tqdm(total=total, desc="rescoring", unit="query", delay=1.0, leave=False, disable=None) as bar:
+        for one in settings:
+            found = []
+            for prediction in predictions:
+                try:
+                    found.append(redecode(prediction, one))
+                except ValueError as error:
+                    raise ValueError(f"qid {prediction.qid}: {error}") from None
+                bar.update()
+            yield found
+
+
+def _count_shared(
+    predictions: Sequence[FramePrediction], truth: Sequence[Mapping[str, Any]], allow_subset: bool
+) -> int:
+    """Return how many queries can be scored, or say that the files do not belong together."""
+    predicted, annotated = {prediction.qid for prediction in predictions}, {row["qid"] for row in truth}
+    shared = len(predicted & annotated)
+    if not shared:
+        raise ValueError(
+            f"the frames file ({len(predicted)} queries) and the ground truth ({len(annotated)} queries) share no qid; "
+            "use those of the same split"
+        )
+    if shared < max(len(predicted), len(annotated)) and not allow_subset:
+        raise ValueError(
+            f"the frames file has {len(predicted)} queries and the ground truth {len(annotated)}, {shared} of them in "
+            "both; use those of the same split, or score the shared ones with --allow-subset"
+        )
+    return shared
+
+
+def _made_by(
+    path: Path, num_queries: int, predictions: Sequence[FramePrediction], settings: ProposalSettings
+) -> dict[str, Any]:
+    """Return what the numbers were made by."""
+    from hf_frameseg import __version__
+
+    frames = {prediction.grid.num_frames for prediction in predictions}
+    return {
+        "version": __version__,
+        "frames_file": path.name,
+        "num_queries": num_queries,
+        "num_frames": frames.pop() if len(frames) == 1 else None,  # a file may mix them
+        "windows_per_query": sum(len(prediction.moments) for prediction in predictions) / len(predictions),
+        "proposals": settings.to_dict(),
+    }
+
+
+def _warn_of_durations(predictions: Sequence[FramePrediction], truth: Sequence[Mapping[str, Any]]) -> None:
+    """Say when videos last longer or shorter in the ground truth, which shifts windows and clips."""
+    annotated = {row["qid"]: row.get("duration") for row in truth}
+    other = [
+        prediction.qid
+        for prediction in predictions
+        if isinstance(annotated.get(prediction.qid), (int, float))
+        and abs(annotated[prediction.qid] - prediction.grid.duration_seconds) > 1e-6
+    ]
+    if other:
+        print(
+            f"frameseg: warning: {len(other)} of {len(predictions)} videos have another duration in the ground truth, "
+            f"for example that of qid {other[0]}; were the frames sampled on the annotated duration?",
+            file=sys.stderr,
+        )
+
+
+def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what a terminal shows: how windows and saliency were made, and one row per decoder.
+
+    Args:
+        results: Official dictionary by decoder, each with what it was made by under `frameseg`.
+
+    Returns:
+        Lines without a newline at the end.
+
+    Example:
+        >>> from hf_frameseg.decoding.settings import ProposalSettings
+        >>> made_by = {"num_queries": 2, "windows_per_query": 1.5, "proposals": ProposalSettings("runs").to_dict()}
+        >>> brief = {"MR-full-R1@0.5": 50.0, "MR-full-R1@0.7": 50.0, "MR-full-mAP": 41.25}
+        >>> for line in describe({"runs": {"brief": brief, "frameseg": made_by}}):
+        ...     print(line)
+        2 queries, runs by mean-probability, saliency linear of probs
+        <BLANKLINE>
+                 R1           mAP                              windows
+               @0.5   @0.7   mean  @0.5  @0.75  HL-mAP  HIT@1   /query
+        runs  50.00  50.00  41.25     -      -       -      -      1.5
+    """
+    from hf_frameseg.cli.text_table import format_table
+    from hf_frameseg.decoding.settings import OWN_OPTIONS
+    from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
+
+    made_by = [result["frameseg"] for result in results.values()]
+    proposals = made_by[0]["proposals"]
+    ranked = [one["proposals"] for one in made_by if "ranking" in OWN_OPTIONS[one["proposals"]["decoder"]]]
+    facts = [
+        f"{made_by[0]['num_queries']} queries",
+        *(f"runs by {settings['ranking']}" for settings in ranked[:1]),
+        *([f"windows on a grid of {proposals['snap_seconds']:g} s"] if proposals["snap_seconds"] else []),
+        f"saliency {proposals['saliency']} of {proposals['saliency_values']}",
+    ]
+    header = ["", *(_COLUMN_TITLES.get(column, column) for column in HEADLINE_COLUMNS), "windows\n/query"]
+    rows = []
+    for name, result in results.items():
+        cells = ["-" if value is None else f"{value:.2f}" for value in headline(result).values()]
+        rows.append([name, *cells, f"{result['frameseg']['windows_per_query']:.1f}"])
+    # One table whatever the terminal: it is below 80 columns wide.
+    return [", ".join(facts), "", *format_table(header, rows, width=sys.maxsize)]
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, in a new folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
