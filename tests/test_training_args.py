@@ -26,6 +26,10 @@ def test_defaults_are_the_papers_weights_from_the_first_step(tmp_path: Path) -> 
     assert list(args.frame_losses()) == ["bce", "tversky", "generalized_dice"]
 
 
+def test_batches_of_a_stream_are_never_cut(tmp_path: Path) -> None:
+    assert make_args(tmp_path).accelerator_config.dispatch_batches is False
+
+
 def test_the_papers_warm_up_in_steps_and_as_a_share(tmp_path: Path) -> None:
     for warmup_steps in (6, 0.5):
         args = make_args(tmp_path, loss_weights_start=PAPER_WEIGHTS_START, loss_warmup_steps=warmup_steps)
@@ -95,6 +99,7 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
         ({"loss_options": {"dice": {}}}, "unknown loss in loss_options: dice; known are bce, tversky"),
         ({"loss_options": {"tversky": {"alfa": 1}}}, "loss_options for 'tversky': .*'alfa'"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be False"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches must be False"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
     ],
 )

@@ -70,6 +70,12 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported: use soft targets (graded_targets) instead.")
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "accelerator_config.dispatch_batches must be False: it cuts a batch along the first axis, which is "
+                "frames in pixel_values."
+            )
+        self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
         if self.loss_warmup_steps < 0:
             raise ValueError(f"loss_warmup_steps must be >= 0, got {self.loss_warmup_steps}.")
         if self.loss_warmup_steps and self.loss_weights_start is None:

@@ -39,6 +39,13 @@ def test_tensor_array_and_pil_give_the_same() -> None:
         torch.testing.assert_close(processor(images, return_tensors="pt").pixel_values, expected)
 
 
+def test_images_of_the_models_size_are_not_touched() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    processor = XGenMMImageProcessor(size=SIZE)
+    grey_levels = processor([array], do_rescale=False, do_normalize=False, return_tensors="pt").pixel_values
+    assert np.array_equal(grey_levels[0].permute(1, 2, 0).numpy(), array)
+
+
 def test_images_of_different_sizes_are_squashed_to_one() -> None:
     images = [np.full((30, 40, 3), 255, np.uint8), np.zeros((50, 20, 3), np.uint8)]
     pixel_values = XGenMMImageProcessor(size=SIZE)(images, return_tensors="pt").pixel_values
