@@ -1,4 +1,7 @@
-"""A model Hub on loopback: the calls of `huggingface_hub` that create, fill and read a repository, and its failures."""
+"""A Hub on loopback: the calls of `huggingface_hub` that create, fill and read a repository, and its failures.
+
+Models and data sets share one name space here.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class Hub:
 
     url: str = ""
     repos: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)  # every commit's files
+    private: dict[str, bool] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)  # LFS objects by sha256
     seen: list[str] = field(default_factory=list)
     drop: str | None = None  # requests whose line matches are cut off without an answer
@@ -96,13 +100,14 @@ class _Handler(BaseHTTPRequestHandler):
         repo = "/".join(filter(None, [wanted.get("organization") or "me", wanted["name"]]))
         status = 409 if repo in self.hub.repos else 200
         self.hub.repos.setdefault(repo, [{}])
+        self.hub.private.setdefault(repo, wanted.get("visibility") == "private")
         self._json({"url": f"{self.hub.url}/{repo}", "id": repo, "name": repo}, status)
 
     def preupload(self, body: bytes, repo: str) -> None:
         files = self.hub.files(repo)
         answer = []
         for file in json.loads(body)["files"]:
-            mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
+            mode = "lfs" if file["path"].endswith((".safetensors", ".parquet")) else "regular"
             old = files.get(file["path"])
             answer.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": _oid(old, mode)})
         self._json({"files": answer})
@@ -131,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.large[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         self.hub.repos[repo].append(files)
         sha = COMMIT_OF.format(len(self.hub.repos[repo]) - 1)
         self._json({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}/commit/{sha}"})
@@ -142,7 +149,13 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.files(repo)
         sha = COMMIT_OF.format(len(self.hub.repos[repo]) - 1)
         siblings = [{"rfilename": name} for name in files]
-        self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": [], "private": False})
+        private = self.hub.private.get(repo, False)
+        self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": [], "private": private})
+
+    def paths_info(self, body: bytes, repo: str, revision: str) -> None:
+        wanted = json.loads(body)["paths"]
+        files = [(path, data) for path, data in self.hub.files(repo).items() if path in wanted]
+        self._json([{"type": "file", "path": path, "size": len(data), "oid": _oid(data, "")} for path, data in files])
 
     def tree(self, body: bytes, repo: str, revision: str) -> None:
         files = self.hub.files(repo).items()
@@ -154,7 +167,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = self.hub.files(repo)[path]
         sha = COMMIT_OF.format(len(self.hub.repos[repo]) - 1)
-        self._send(data, headers={"ETag": f'"{_oid(data, "lfs")}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"})
+        headers = {"ETag": f'"{_oid(data, "lfs")}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None:
+            self._send(data, headers=headers)
+            return
+        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        self._send(data[first : last + 1], status=206, headers=headers)
 
     def validate_yaml(self, body: bytes) -> None:
         self._json({"errors": [], "warnings": []})
@@ -169,16 +189,18 @@ def _oid(data: bytes | None, mode: str) -> str | None:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-_REPO = r"(?P<repo>[^/]+/[^/]+)"
+_API = r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
+_FILES = r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)"
 _ROUTES = [
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.validate_yaml),
-    ("POST", f"/api/models/{_REPO}/preupload/main", _Handler.preupload),
-    ("POST", f"/{_REPO}(?:\\.git)/info/lfs/objects/batch", _Handler.batch),
+    ("POST", f"{_API}/preupload/main", _Handler.preupload),
+    ("POST", f"{_FILES}(?:\\.git)/info/lfs/objects/batch", _Handler.batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", _Handler.put_large),
-    ("POST", f"/api/models/{_REPO}/commit/main", _Handler.commit),
-    ("GET", f"/api/models/{_REPO}", _Handler.info),
-    ("GET", f"/api/models/{_REPO}/revision/(?P<revision>[^/]+)", _Handler.info),
-    ("GET", f"/api/models/{_REPO}/tree/(?P<revision>[^/]+)", _Handler.tree),
-    (("GET", "HEAD"), f"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    ("POST", f"{_API}/commit/main", _Handler.commit),
+    ("GET", _API, _Handler.info),
+    ("GET", f"{_API}/revision/(?P<revision>[^/]+)", _Handler.info),
+    ("GET", f"{_API}/tree/(?P<revision>[^/]+)(?:/.*)?", _Handler.tree),
+    ("POST", f"{_API}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
+    (("GET", "HEAD"), f"{_FILES}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]

@@ -30,6 +30,7 @@ LEVELS = {
     "evaluation": 4,
     "inference": 4,
     "hub": 4,
+    "hub_frames": 4,
     "cli": 5,
     "demo": 5,
 }
@@ -45,6 +46,11 @@ THIRD_PARTY = {
     "losses": {"torch"},
     "models": MODEL_LIBRARIES,
     "metrics": {"numpy"},
+    "decoding.settings": set(),
+    "decoding.windows": {"numpy"},
+    "decoding.saliency": {"numpy"},
+    "decoding.proposals": {"numpy"},
+    "decoding.frames_file": {"numpy"},
     "metrics.qvhighlights": {"numpy", "evaluate", "datasets"},
 }
 ONLY_IMPORTER = {"evaluate": "metrics.qvhighlights"}

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from hf_frameseg.data.frame_columns import check_frame_format, check_num_frames, encode_frames, row_frames
 
@@ -41,6 +41,90 @@ def test_jpegs_are_standard_files_of_quality_95(frames):
     assert (image.format, image.size, image.mode) == ("JPEG", (6, 8), "RGB")
     # Quality 95 keeps the lowest frequency in steps of 2 (0.1 of the standard table's 16, rounded).
     assert image.quantization[0][0] == 2
+    assert JpegImagePlugin.get_sampling(image) == 2  # 4:2:0
+
+
+@pytest.fixture
+def noisy():
+    """Pictures with detail and colour edges, of odd size, where decoders with other arithmetic differ."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (2, 3, 9, 7, 3), dtype=np.uint8).repeat(5, axis=2).repeat(5, axis=3)
+    return np.clip(coarse + rng.normal(0, 12, coarse.shape), 0, 255).astype(np.uint8)[:, :, :43, :33]
+
+
+def test_pixels_are_those_of_pillow_to_the_bit(noisy):
+    row = encode_frames(noisy, "jpeg")
+    for variant in range(3):
+        cells = row["frames"][variant::3]
+        expected = [np.array(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in cells]
+        np.testing.assert_array_equal(row_frames(row, [variant] * 2), expected)
+
+
+def test_the_same_frames_give_the_same_bytes(noisy):
+    assert encode_frames(noisy, "jpeg") == encode_frames(noisy.copy(order="F"), "jpeg")
+
+
+def damaged(row, change):
+    """Return the row with the middle picture of frame 1 changed."""
+    cells = list(row["frames"])
+    cells[4] = {"bytes": change(cells[4]["bytes"]), "path": None}
+    return {**row, "vid": "v0", "frames": cells}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda encoded: encoded[: len(encoded) // 2],
+        lambda encoded: encoded[:-2],
+        lambda encoded: b"",
+        lambda encoded: None,
+        lambda encoded: b"text" * 100,
+        lambda encoded: encoded[:300] + bytes(100) + encoded[400:],
+    ],
+)
+def test_a_broken_picture_is_named(noisy, change):
+    row = damaged(encode_frames(noisy, "jpeg"), change)
+    with pytest.raises(
+        ValueError, match=r"^video v0, frame 1, variant 1: expected a JPEG of 43 x 33 .*prepare"
+    ) as caught:
+        row_frames(row)
+    assert "\n" not in str(caught.value)
+    assert row_frames(row, [0, 2]).shape == (2, 43, 33, 3)  # the others are fine
+
+
+def test_pictures_of_another_size_are_refused(noisy):
+    small = encode_frames(noisy[:, :, :20], "jpeg")["frames"][4]["bytes"]
+    with pytest.raises(ValueError, match="frame 1, variant 1: expected a JPEG of 43 x 33 pixels: it has 20 x 33"):
+        row_frames(damaged(encode_frames(noisy, "jpeg"), lambda encoded: small))
+
+
+def test_missing_pictures_and_bytes_are_counted(noisy):
+    row = encode_frames(noisy, "jpeg")
+    with pytest.raises(ValueError, match="a row without vid: expected 6 pictures, got 5; the data is damaged"):
+        row_frames({**row, "frames": row["frames"][:5]})
+    row = {**encode_frames(noisy, "raw"), "vid": "v0"}
+    with pytest.raises(ValueError, match="video v0: expected 25542 bytes of frames, got 25541"):
+        row_frames({**row, "frames": row["frames"][:-1]})
+
+
+def test_mutated_pictures_give_an_error_or_a_picture(noisy):
+    row, rng = encode_frames(noisy, "jpeg"), np.random.default_rng(1)
+
+    def mutate(encoded):
+        encoded = bytearray(encoded)
+        for _ in range(rng.integers(1, 5)):
+            encoded[rng.integers(len(encoded))] = rng.integers(256)
+        start = rng.integers(len(encoded))
+        del encoded[start : start + rng.integers(0, 3)]
+        return bytes(encoded)
+
+    outcomes = set()
+    for _ in range(300):
+        try:
+            outcomes.add(row_frames(damaged(row, mutate)).shape)
+        except ValueError as error:
+            outcomes.add(str(error).startswith("video v0, frame 1, variant 1"))
+    assert outcomes == {True, (2, 43, 33, 3)}
 
 
 @pytest.mark.parametrize("frame_format", ["raw", "jpeg"])

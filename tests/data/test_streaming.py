@@ -1,0 +1,373 @@
+"""Shards and streams: the same rows as the data set, in a reproducible order, and exactly the rest after a break."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value, load_dataset
+from torch.utils.data import DataLoader
+
+from hf_frameseg.data.collator import FrameSegmentationCollator
+from hf_frameseg.data.frame_columns import encode_frames, row_frames
+from hf_frameseg.data.streaming import FrameStream, find_shards, order_shards, save_shards
+from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+
+NUM_ROWS = 23
+LABELS = BinaryLabels(zero_id=48, one_id=49, end_ids=(259,))
+
+
+@pytest.fixture(scope="module")
+def make_dataset(make_row: Callable[..., dict[str, Any]]) -> Callable[..., Dataset]:
+    """Builder of prepared rows in the columns and types of the data set."""
+
+    def build(frame_format: str = "raw", num_rows: int = NUM_ROWS) -> Dataset:
+        rows = []
+        for qid in range(num_rows):
+            row = make_row(qid, [] if qid % 4 == 3 else [[2.0, 6.0]], query="a red circle"[: 3 + qid % 9], size=16)
+            frames = np.frombuffer(row["frames"], dtype=np.uint8).reshape(row["frame_shape"])
+            rows.append(row | encode_frames(frames, frame_format))
+        integers, floats = Value("int64"), Value("float64")
+        features = {
+            "qid": integers,
+            "query": Value("string"),
+            "vid": Value("string"),
+            "duration_seconds": floats,
+            "frames": Value("large_binary") if frame_format == "raw" else List(Image(decode=False)),
+            "frame_shape": List(integers),
+            "frame_times_seconds": List(List(floats)),
+            "relevant_windows": List(List(floats)),
+            "relevant_clip_ids": List(integers),
+            "saliency_scores": List(List(integers)),
+        }
+        return Dataset.from_list(rows, features=Features(features), split="train")
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
+    return make_dataset()
+
+
+@pytest.fixture(scope="module")
+def folder(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    save_shards(dataset, folder, shard_bytes=dataset.data.nbytes // 3 + 1)
+    return folder
+
+
+@pytest.fixture
+def stream(folder: Path) -> Callable[..., FrameStream]:
+    """Builder of streams over the folder; a window holds eight rows of four row groups."""
+
+    def build(seed: int | None = 3, buffer_rows: int = 8) -> FrameStream:
+        return FrameStream(find_shards(folder, "train"), seed=seed, buffer_rows=buffer_rows)
+
+    return build
+
+
+def qids(rows: Any) -> list[int]:
+    return [row["qid"] for row in rows]
+
+
+# ---- Shards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame_format", ["raw", "jpeg"])
+def test_rows_and_types_survive(frame_format: str, make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
+    dataset = make_dataset(frame_format)
+    paths = save_shards(dataset, tmp_path, shard_bytes=dataset.data.nbytes // 3 + 1)
+    assert [path.name for path in paths] == [f"train-{index:05d}-of-00003.parquet" for index in range(3)]
+    stream = FrameStream(find_shards(tmp_path, "train"))
+    assert len(stream) == NUM_ROWS
+    assert stream.features == dataset.features
+    loaded = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.features == dataset.features
+    for original, streamed, downloaded in zip(dataset, stream, loaded, strict=True):
+        assert streamed == downloaded == original
+        np.testing.assert_array_equal(row_frames(streamed, [2, 0, 1, 2, 0]), row_frames(original, [2, 0, 1, 2, 0]))
+
+
+def test_sizes_are_kept(dataset: Dataset, tmp_path: Path) -> None:
+    row_bytes = dataset.data.nbytes / NUM_ROWS
+    paths = save_shards(dataset, tmp_path, shard_bytes=int(12 * row_bytes), group_bytes=int(2.5 * row_bytes))
+    footers = [pq.read_metadata(path) for path in paths]
+    assert [footer.num_rows for footer in footers] == [12, 11]
+    groups = [footer.row_group(index).num_rows for footer in footers for index in range(footer.num_row_groups)]
+    assert groups == [2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]
+    # a row larger than both limits has a group and a shard of its own
+    assert len(save_shards(dataset, tmp_path, shard_bytes=10, group_bytes=10)) == NUM_ROWS
+
+
+def test_rows_of_a_selection_keep_their_order(dataset: Dataset, tmp_path: Path) -> None:
+    order = [5, 1, 20, 7]
+    save_shards(dataset.select(order), tmp_path, "val")
+    assert qids(FrameStream(find_shards(tmp_path, "val"))) == order
+
+
+def test_writing_again_replaces_only_its_own_split(dataset: Dataset, tmp_path: Path) -> None:
+    save_shards(dataset, tmp_path, "val")
+    save_shards(dataset, tmp_path, "train", shard_bytes=dataset.data.nbytes // 5)
+    save_shards(dataset.select(range(4)), tmp_path, "train")
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert names == ["train-00000-of-00001.parquet", "val-00000-of-00001.parquet"]
+    assert len(FrameStream(find_shards(tmp_path, "train"))) == 4
+
+
+def test_a_failed_write_leaves_the_old_shards(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_shards(dataset, tmp_path)
+    original, calls = Dataset.to_parquet, []
+
+    def full_disk(self: Dataset, *args: Any, **kwargs: Any) -> int:
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Dataset, "to_parquet", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_shards(dataset.select(range(6)), tmp_path, shard_bytes=10)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert len(FrameStream(find_shards(tmp_path, "train"))) == NUM_ROWS
+
+
+def test_what_cannot_be_saved_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"without \['frames'\]"):
+        save_shards(dataset.remove_columns("frames"), tmp_path)
+    with pytest.raises(ValueError, match="no rows to write"):
+        save_shards(dataset.select([]), tmp_path)
+    with pytest.raises(ValueError, match="expected the name of a split such as 'train', got '../train'"):
+        save_shards(dataset, tmp_path, "../train")
+    with pytest.raises(ValueError, match="got None; pass split="):
+        save_shards(Dataset.from_list(list(dataset)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_shards_are_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"in here, got splits \['val'\]; write them with save_shards"):
+        order_shards(["data/val-00000-of-00001.parquet", "data/README.md"], "train", "here")
+    with pytest.raises(FileNotFoundError, match="expected 3 shards of val in here, got 2"):
+        order_shards([f"val-0000{index}-of-00003.parquet" for index in (0, 2)], "val", "here")
+    with pytest.raises(FileNotFoundError, match="expected 1 or 2 shards of val in here, got 3"):
+        order_shards(
+            ["val-00000-of-00001.parquet", "val-00000-of-00002.parquet", "val-00001-of-00002.parquet"], "val", "here"
+        )
+
+
+# ---- Order -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_has_its_own_order_and_has_it_again(stream: Callable[..., FrameStream]) -> None:
+    first, again = stream(), stream()
+    orders = []
+    for epoch in range(3):
+        first.set_epoch(epoch)
+        orders.append(qids(first))
+        assert sorted(orders[-1]) == list(range(NUM_ROWS))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert all(order != list(range(NUM_ROWS)) for order in orders)
+    again.set_epoch(1)
+    assert qids(again) == orders[1]
+    again.set_epoch(0)
+    assert qids(again) == qids(again) == orders[0]
+    assert qids(stream(seed=4)) != orders[0]
+
+
+def test_neighbours_are_spread(stream: Callable[..., FrameStream]) -> None:
+    mixed = stream()
+    adjacent = 0
+    for epoch in range(20):
+        mixed.set_epoch(epoch)
+        order = np.array(qids(mixed))
+        adjacent += int((np.diff(order) == 1).sum())
+    assert adjacent < 20 * 4  # of 22 in the shards, 1 in a perfect shuffle, 10 when only the groups of two are shuffled
+
+
+def test_without_a_seed_the_order_stays(stream: Callable[..., FrameStream]) -> None:
+    plain = stream(seed=None)
+    for epoch in (0, 3):
+        plain.set_epoch(epoch)
+        assert qids(plain) == list(range(NUM_ROWS))
+
+
+def test_bad_arguments_are_refused(stream: Callable[..., FrameStream]) -> None:
+    with pytest.raises(ValueError, match="seed of at least 0, got -1"):
+        stream(seed=-1)
+    with pytest.raises(ValueError, match="buffer_rows of at least 1, got 0"):
+        stream(buffer_rows=0)
+    with pytest.raises(ValueError, match="rank from 0 to 1, got 2"):
+        stream().split_by_node(2, 2)
+
+
+# ---- Resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize("node", [None, (1, 2)])
+def test_the_rest_is_exact_at_every_row(
+    seed: int | None, node: tuple[int, int] | None, stream: Callable[..., FrameStream]
+) -> None:
+    def opened() -> FrameStream:
+        return stream(seed=seed) if node is None else stream(seed=seed).split_by_node(*node)
+
+    original = opened()
+    original.set_epoch(2)
+    everything = qids(original)
+    assert len(everything) == len(original)
+    for cut in range(1, len(everything) + 1):
+        rows = iter(original)
+        done = [next(rows)["qid"] for _ in range(cut)]
+        state = json.loads(json.dumps(original.state_dict()))
+        resumed = opened()
+        resumed.load_state_dict(state)
+        assert resumed.epoch == 2
+        assert done + qids(resumed) == everything
+        assert qids(resumed) == everything  # the next pass is a whole one
+
+
+def test_a_new_process_goes_on(folder: Path, stream: Callable[..., FrameStream], tmp_path: Path) -> None:
+    original = stream()
+    original.set_epoch(1)
+    everything = qids(original)
+    rows = iter(original)
+    done = [next(rows)["qid"] for _ in range(10)]
+    (tmp_path / "state.json").write_text(json.dumps(original.state_dict()))
+    script = (
+        "import json, sys\n"
+        "from hf_frameseg.data.streaming import FrameStream, find_shards\n"
+        "stream = FrameStream(find_shards(sys.argv[1], 'train'), seed=3, buffer_rows=8)\n"
+        "stream.load_state_dict(json.load(open(sys.argv[2])))\n"
+        "print(json.dumps([row['qid'] for row in stream]))\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), str(tmp_path / "state.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done + json.loads(result.stdout) == everything
+    assert "WARNING" not in result.stderr.upper()
+
+
+def test_the_state_of_another_stream_is_refused(stream: Callable[..., FrameStream]) -> None:
+    state = stream().state_dict()
+    for other in (stream(seed=4), stream(buffer_rows=9), stream().split_by_node(0, 2)):
+        with pytest.raises(ValueError, match="state of a stream of the same shards"):
+            other.load_state_dict(state)
+
+
+# ---- Processes, workers, batches -------------------------------------------------------------------------------------
+
+
+def test_nodes_share_the_rows(stream: Callable[..., FrameStream]) -> None:
+    whole = stream()
+    whole.set_epoch(1)
+    parts = [whole.split_by_node(rank, 2) for rank in range(2)]
+    assert [len(part) for part in parts] == [12, 11]
+    assert [qids(part) for part in parts] == [qids(whole)[rank::2] for rank in range(2)]
+    parts[0].set_epoch(0)
+    assert whole.epoch == 1
+
+
+def test_workers_share_the_rows_and_follow_the_epoch(stream: Callable[..., FrameStream]) -> None:
+    rows = stream()
+    loader = DataLoader(rows, batch_size=4, num_workers=2, collate_fn=qids, persistent_workers=True)
+    orders = []
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        orders.append([qid for batch in loader for qid in batch])
+    assert [sorted(order) for order in orders] == [list(range(NUM_ROWS))] * 2
+    assert orders[0] != orders[1]
+
+
+def test_processes_of_the_trainer_share_every_batch(stream: Callable[..., FrameStream]) -> None:
+    from accelerate.data_loader import IterableDatasetShard
+
+    shards = [IterableDatasetShard(stream(), 4, num_processes=2, process_index=rank) for rank in range(2)]
+    for shard in shards:
+        shard.set_epoch(1)
+    parts = [qids(shard) for shard in shards]
+    whole = stream()
+    whole.set_epoch(1)
+    batches = [qids(whole)[start : start + 8] for start in range(0, NUM_ROWS, 8)]
+    assert len(parts[0]) == len(parts[1]) == 12  # the last batch is filled up, and the Trainer drops nothing
+    for number, batch in enumerate(batches[:2]):
+        assert [part[4 * number : 4 * number + 4] for part in parts] == [batch[:4], batch[4:]]
+
+
+@pytest.fixture
+def collator(tiny_processor: Any) -> FrameSegmentationCollator:
+    return FrameSegmentationCollator(processor=tiny_processor, labels=LABELS, prompt="compact", prefix_corruption=0.5)
+
+
+def test_batches_are_those_of_the_data_set(
+    stream: Callable[..., FrameStream], dataset: Dataset, collator: FrameSegmentationCollator
+) -> None:
+    for batch in DataLoader(stream(), batch_size=5, collate_fn=collator):
+        expected = copy.deepcopy(collator)
+        expected._seen.clear()
+        expected = expected([dataset[qid] for qid in batch["qid"].tolist()])
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+@pytest.fixture
+def train(
+    stream: Callable[..., FrameStream], tiny_model: Any, collator: FrameSegmentationCollator, tmp_path: Path
+) -> Callable[..., tuple[dict[str, torch.Tensor], Any]]:
+    """Two epochs of three steps each."""
+
+    def run(rows: Any = None, resume: str | None = None, **options: Any) -> tuple[dict[str, torch.Tensor], Any]:
+        defaults = {
+            "output_dir": str(tmp_path / "out"),
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-2,
+            "train_sampling_strategy": "sequential",
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "logging_steps": 1,
+        }
+        trainer = SegmentationSeq2SeqTrainer(
+            copy.deepcopy(tiny_model),
+            SegmentationSeq2SeqTrainingArguments(**(defaults | options)),
+            copy.deepcopy(collator),
+            train_dataset=stream() if rows is None else rows,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return {name: value.detach() for name, value in trainer.model.named_parameters()}, trainer.state
+
+    return run
+
+
+def test_the_trainer_counts_the_epochs_of_a_stream(
+    train: Callable[..., Any], stream: Callable[..., FrameStream], dataset: Dataset
+) -> None:
+    weights, state = train()
+    assert (state.max_steps, state.global_step, state.epoch) == (6, 6, 2.0)
+    in_order = stream()
+    one_epoch = train([dataset[qid] for qid in qids(in_order)], num_train_epochs=1, lr_scheduler_type="constant")[0]
+    streamed = train(num_train_epochs=1, lr_scheduler_type="constant")[0]
+    assert all(torch.equal(streamed[name], one_epoch[name]) for name in weights)
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_the_trainer_resumes_a_stream(step: int, train: Callable[..., Any], tmp_path: Path) -> None:
+    expected, _ = train()
+    resumed, state = train(resume=str(tmp_path / "out" / f"checkpoint-{step}"))
+    assert state.global_step == 6
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
