@@ -1,41 +1,51 @@
 """Video files to frames at known times.
 
 One pass over the packets, without decoding, gives the presentation time of every frame (`index_video`). Sampling picks
-frames by these times, and a reader decodes just them. So every reader returns the same frames at the same times, and
-a reader is one small function: `(index, positions) -> frames`. To add one, write it and add a line to `READERS`.
+frames by these times, and a reader (`data.readers`) decodes just them. So every reader returns the same frames at the
+same times, and a reader is one small function.
 
 Times start at the first frame shown: a late start (first time above 0) and what an edit list cuts off are taken away.
 Rotation stored in the file is applied. Of several video streams FFmpeg's best one is read (usually the largest).
+
+Files are opened in a process that is killed when it takes too long or crashes (`data.worker`), whatever the library
+does; the next reader then tries. `timeout_seconds=None` reads in the calling process instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg.data.readers import READERS, Reader, load_reader, reader_names
 from hf_frameseg.data.sampling import VARIANT_OFFSET_FRAMES, select_frames
 from hf_frameseg.data.video_index import (
     MAX_FRAME_SIDE,
     VideoIndex,
     VideoReadError,
-    best_stream,
+    VideoRefusedError,
+    check_picture_size,
     failure_line,
     index_video,
-    probe_duration,
 )
+from hf_frameseg.data.worker import WorkerError, thread_worker
 from hf_frameseg.moments import FrameGrid
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
+__all__ = [
+    "READERS",
+    "VideoFrames",
+    "VideoReadError",
+    "probe_duration",
+    "read_frames",
+    "reader_names",
+    "resize_frame",
+]
 
-__all__ = ["READERS", "VideoFrames", "VideoReadError", "probe_duration", "read_frames", "resize_frame"]
+Result = TypeVar("Result")
 
 DEFAULT_NUM_FRAMES = 25
 """Frames per video in the paper."""
@@ -43,10 +53,16 @@ DEFAULT_NUM_FRAMES = 25
 DURATION_TOLERANCE_SECONDS = 2.0
 """A file may end this much before the annotated duration (one QVHighlights clip)."""
 
+TIMEOUT_SECONDS = 120.0
+"""Time that each reader has for one video: about 100 times what 150 seconds of 360p take on one core."""
+
+MAX_TIMEOUT_SECONDS = 1e6
+"""More is no limit: pass None."""
+
 MAX_FRAMES_BYTES = 4 * 2**30
 """Limit of what `read_frames` returns; only huge frames at native size get there."""
 
-_BATCH_FRAMES = 16  # decoded at native size at a time
+_INDEX_READER = "pyav"  # the process that lists the frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +90,11 @@ def read_frames(
     *,
     num_frames: int | None = None,
     frame_size: int | tuple[int, int] | None = None,
-    reader: str = "decord",
+    reader: str = "auto",
     variant_offset_frames: int = VARIANT_OFFSET_FRAMES,
+    variant_offset_seconds: float | None = None,
     duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
 ) -> VideoFrames:
     """Read the frames that stand for a video: three variants for each window of the grid.
 
@@ -87,40 +105,75 @@ def read_frames(
         grid: The F windows; its duration (from the annotations) is trusted. None cuts the file's own duration.
         num_frames: F when there is no grid; 25, as in the paper, if not given.
         frame_size: None keeps the native size; an int squashes to a square; else (height, width), in pixels.
-        reader: "decord", "pyav", or "auto": decord, and PyAV for what decord cannot read.
+        reader: "pyav", "decord", "torchcodec" (extra `torchcodec`), a reader of your own as "module:function" (see
+            `data.readers`), or "auto": those of `READERS` that are installed, each for what the one before cannot read.
         variant_offset_frames: Distance of the outer variants from the middle one in source frames.
+        variant_offset_seconds: The same in seconds, in its place; None leaves it at frames.
         duration_tolerance_seconds: How much shorter than the grid the file may be; its last frame then stays on
             display. A longer file is fine: what comes after the grid's end is not looked at.
+        timeout_seconds: Time each reader has, in a process that is killed after it. None reads in this process, without
+            a limit: a file can then hang or crash it.
 
     Returns:
         Frames (F, 3, H, W, 3) with their times.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        VideoReadError: If the file cannot be read, is shorter than the grid or exceeds a limit.
+        VideoReadError: If no reader can read the file, or it is shorter than the grid or exceeds a limit; its
+            `attempts` hold the error of each reader.
+        ImportError: If the library of the one reader asked for is missing.
         ValueError: If an argument is out of range.
     """
-    readers = _reader_names(reader)
+    readers = reader_names(reader)
     size = _as_size(frame_size)
-    index = index_video(path)
+    _check_timeout(timeout_seconds)
+    index = _index(path, timeout_seconds)
     grid = _resolve_grid(grid, num_frames, index)
     _check_length(index, grid, duration_tolerance_seconds)
-    positions = select_frames(index.times_seconds, grid, variant_offset_frames)
-    errors: list[str] = []
+    positions = select_frames(index.times_seconds, grid, variant_offset_frames, variant_offset_seconds)
+    attempts: list[tuple[str, str]] = []
     for name in readers:
         try:
-            frames = _collect(READERS[name](index, np.unique(positions)), positions, size)
+            frames = _run(name, timeout_seconds, index.path, _decode, name, READERS.get(name), index, positions, size)
+        except VideoRefusedError:
+            raise
         except VideoReadError as error:
-            errors.append(str(error))
+            attempts.append((name, str(error)))
+        except ImportError as error:
+            if reader != "auto":
+                raise
+            attempts.append((name, f"{index.path.name}: {error}"))
         else:
             return VideoFrames(frames, index.times_seconds[positions], index.duration_seconds, grid, name)
-    raise VideoReadError("; ".join(errors))
+    raise VideoReadError(_join_attempts(index.path, attempts), attempts)
+
+
+def probe_duration(path: str | Path, *, timeout_seconds: float | None = TIMEOUT_SECONDS) -> float:
+    """Return a video's length in seconds, from the first frame shown to the end of the last.
+
+    Container headers are not asked: some have none, and some count a longer sound track.
+
+    Args:
+        path: Any file FFmpeg can read.
+        timeout_seconds: Time it may take, see `read_frames`.
+
+    Returns:
+        Seconds, above 0.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        VideoReadError: If the file cannot be opened, has no video or exceeds a limit.
+        ValueError: If an argument is out of range.
+    """
+    _check_timeout(timeout_seconds)
+    return _index(path, timeout_seconds).duration_seconds
 
 
 def resize_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Squash a picture to a size: bicubic with antialiasing in float32, clamped and rounded.
 
-    The same arithmetic as the xGen-MM image processor's; PIL and the uint8 kernels differ by up to 9 grey levels.
+    The same arithmetic as the xGen-MM image processor's, which runs in torch: 1 value of 20,000 is rounded the other
+    way, by one grey level. PIL's and torch's uint8 kernels differ by up to 9.
 
     Args:
         frame: RGB picture, shape (H, W, 3), uint8.
@@ -131,130 +184,85 @@ def resize_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     """
     if frame.shape[:2] == size:
         return frame
-    import torch  # only here: reading at native size needs no torch
-    from torch.nn import functional
+    from PIL import Image
 
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-    pixels = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return pixels[0].clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
+    height, width = size
+    resized = np.empty((height, width, 3), dtype=np.float32)
+    for channel in range(3):  # PIL's float pictures have one
+        picture = Image.fromarray(frame[..., channel].astype(np.float32))
+        resized[..., channel] = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.rint(resized.clip(0, 255)).astype(np.uint8)
 
 
-def _decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Decode the frames at ascending display positions with decord."""
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)  # its errors arrive as exceptions
+def _run(
+    reader: str, timeout_seconds: float | None, path: Path, function: Callable[..., Result], *args: object
+) -> Result:
+    """Call a function where the reader's library is imported, with its time limit."""
+    if timeout_seconds is None:
+        load_reader(reader)
+        return function(*args)
     try:
-        # By default decord repeats another frame for one that it cannot decode, silently: allow none.
-        reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
-        num_frames = len(index.pts) + index.num_hidden
-        if len(reader) != num_frames:
-            raise VideoReadError(f"{index.path.name}: decord counts {len(reader)} frames, there are {num_frames}")
-        keys = np.asarray(reader.get_key_indices(), dtype=np.int64)
-        if index.num_hidden or not np.array_equal(keys, index.key_positions):
-            yield from _read_straight(reader, positions, keys)
-        else:
-            for first in range(0, len(positions), _BATCH_FRAMES):
-                yield from _from_decord(reader.get_batch(positions[first : first + _BATCH_FRAMES]))
+        return thread_worker(load_reader, reader).call(function, *args, timeout_seconds=timeout_seconds)
+    except WorkerError as error:
+        line = f"{path.name}: {reader} {error}"
+        raise VideoReadError(line, [(reader, line)]) from None
+
+
+def _index(path: str | Path, timeout_seconds: float | None) -> VideoIndex:
+    """Return the index of a video."""
+    path = Path(path).absolute()
+    return _run(_INDEX_READER, timeout_seconds, path, index_video, path)
+
+
+def _decode(
+    name: str,
+    reader: Reader | None,
+    index: VideoIndex,
+    positions: NDArray[np.int64],
+    size: tuple[int, int] | None,
+) -> NDArray[np.uint8]:
+    """Return the frames at the positions (F, 3) as (F, 3, H, W, 3); without a reader, import "module:function"."""
+    reader = load_reader(name) if reader is None else reader
+    try:
+        return _collect(reader(index, np.unique(positions)), index.path, positions, size)
     except VideoReadError:
         raise
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, OSError) as error:
-        raise VideoReadError(failure_line(index.path, "decoded by decord", error)) from error
+    except Exception as error:
+        raise VideoReadError(failure_line(index.path, f"decoded by {name}", error)) from error
 
 
-def _read_straight(reader: Any, positions: NDArray[np.int64], keys: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Read from the start without a seek, for files whose key frames decord (3.4) numbers wrongly.
-
-    decord numbers key frames in decoding order, and counts frames that an edit list hides. With open groups of pictures
-    (x265's default) that is a few frames too low, and it counts from there after a seek: the pictures are then off by
-    these few frames. `skip_frames` seeks too as soon as it passes one of decord's key frames: pass those one by one.
-    """
-    at = 0
-    for position in positions.tolist():
-        while at < position:
-            following = keys[np.searchsorted(keys, at, side="right") :]
-            step = (min(position, int(following[0]) - 1) if len(following) else position) - at
-            if step > 0:
-                reader.skip_frames(step)
-            else:
-                reader.next()
-            at += max(step, 1)
-        yield from _from_decord(reader.next())[None]
-        at += 1
-
-
-def _from_decord(pictures: Any) -> NDArray[np.uint8]:
-    """Return decord's output as numpy whatever `decord.bridge.set_bridge` some other code has called."""
-    return pictures.asnumpy() if hasattr(pictures, "asnumpy") else np.asarray(pictures)
-
-
-def _decode_with_pyav(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Decode the frames at ascending display positions with PyAV."""
-    import av
-
-    try:
-        with ExitStack() as stack:
-
-            def reopen() -> tuple[InputContainer, VideoStream]:
-                stack.close()
-                container = stack.enter_context(av.open(str(index.path)))
-                stream = best_stream(container, index.path)
-                stream.codec_context.thread_count = 1  # as with decord: videos are decoded in parallel, by processes
-                return container, stream
-
-            container, stream = reopen()
-            decoded = container.decode(stream)
-            at = 0  # display position of the last decoded frame
-            for position in positions.tolist():
-                keys = index.key_positions[index.key_positions <= position]
-                if len(keys) and keys[-1] > at:
-                    container.seek(int(index.pts[keys[-1]]), stream=stream, backward=True)
-                    decoded = container.decode(stream)
-                frame = _advance(decoded, index.pts[position])
-                if frame is None:  # some containers seek too far: from the start, then
-                    container, stream = reopen()
-                    decoded = container.decode(stream)
-                    frame = _advance(decoded, index.pts[position])
-                if frame is None:
-                    time_seconds = index.times_seconds[position]
-                    raise VideoReadError(f"{index.path.name}: PyAV finds no frame at {time_seconds:.3f} s")
-                at = position
-                yield _upright(frame, index.path)
-    except av.FFmpegError as error:
-        raise VideoReadError(failure_line(index.path, "decoded by PyAV", error)) from error
+def _collect(
+    pictures: Iterator[NDArray[np.uint8]], path: Path, positions: NDArray[np.int64], size: tuple[int, int] | None
+) -> NDArray[np.uint8]:
+    """Put decoded pictures, one per distinct position in ascending order, where they belong: (F, 3, H, W, 3)."""
+    frames: NDArray[np.uint8] | None = None
+    distinct = np.unique(positions)
+    num_read = 0
+    for position, picture in zip(distinct, pictures, strict=False):
+        check_picture_size(path, *picture.shape[:2])
+        resized = picture if size is None else resize_frame(picture, size)
+        if frames is None:
+            if positions.size * resized.size > MAX_FRAMES_BYTES:
+                raise VideoRefusedError(
+                    f"{path.name}: frames of {resized.shape[:2]} pixels fill over {MAX_FRAMES_BYTES} bytes; give "
+                    "frame_size"
+                )
+            frames = np.empty((*positions.shape, *resized.shape), dtype=np.uint8)
+        if resized.shape != frames.shape[2:]:
+            raise VideoRefusedError(
+                f"{path.name}: picture size changes from {frames.shape[2:4]} to {resized.shape[:2]}; give frame_size"
+            )
+        frames[positions == position] = resized
+        num_read += 1
+    if num_read < len(distinct):
+        raise ValueError(f"the reader gave {num_read} of {len(distinct)} frames")
+    return frames
 
 
-def _advance(decoded: Iterator[Any], pts: int) -> Any | None:
-    """Decode up to the frame with this time stamp; None if it is passed."""
-    for frame in decoded:
-        if frame.pts is not None and frame.pts >= pts:
-            return frame if frame.pts == pts else None
-    return None
-
-
-def _upright(frame: Any, path: Path) -> NDArray[np.uint8]:
-    """Return a PyAV frame as RGB with the stored rotation applied."""
-    turns, rest = divmod(frame.rotation, 90)
-    if rest:
-        raise VideoReadError(f"{path.name}: rotated by {frame.rotation} degrees, only multiples of 90 can be read")
-    # POINT spreads the colour planes as FFmpeg's fast 8-bit path and decord do; the default differs for 10-bit video.
-    return np.rot90(frame.to_ndarray(format="rgb24", interpolation="POINT"), turns)
-
-
-READERS: dict[str, Callable[[VideoIndex, NDArray[np.int64]], Iterator[NDArray[np.uint8]]]] = {
-    "decord": _decode_with_decord,
-    "pyav": _decode_with_pyav,
-}
-"""Readers by name, in the order in which "auto" tries them."""
-
-
-def _reader_names(reader: str) -> tuple[str, ...]:
-    """Return the readers to try."""
-    if reader == "auto":
-        return tuple(READERS)
-    if reader not in READERS:
-        raise ValueError(f"expected reader to be one of {[*READERS, 'auto']}, got {reader!r}")
-    return (reader,)
+def _join_attempts(path: Path, attempts: Sequence[tuple[str, str]]) -> str:
+    """Return one line for the errors of all readers, which all start with the file's name."""
+    texts = dict.fromkeys(text.removeprefix(f"{path.name}: ") for _, text in attempts)  # equal ones once
+    return f"{path.name}: {'; '.join(texts)}"
 
 
 def _as_size(frame_size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -265,6 +273,14 @@ def _as_size(frame_size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_FRAME_SIDE for side in size):
         raise ValueError(f"expected frame_size to be None, pixels or (height, width) in pixels, got {frame_size!r}")
     return size
+
+
+def _check_timeout(timeout_seconds: float | None) -> None:
+    """Refuse a time limit that is none."""
+    if timeout_seconds is not None and not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"expected timeout_seconds above 0 and up to {MAX_TIMEOUT_SECONDS:g}, or None, got {timeout_seconds!r}"
+        )
 
 
 def _resolve_grid(grid: FrameGrid | None, num_frames: int | None, index: VideoIndex) -> FrameGrid:
@@ -287,24 +303,3 @@ def _check_length(index: VideoIndex, grid: FrameGrid, tolerance_seconds: float) 
             f"{index.path.name}: the file lasts {index.duration_seconds:.2f} s, the annotations say "
             f"{grid.duration_seconds:g} s; replace the file or raise duration_tolerance_seconds ({tolerance_seconds:g})"
         )
-
-
-def _collect(
-    pictures: Iterator[NDArray[np.uint8]], positions: NDArray[np.int64], size: tuple[int, int] | None
-) -> NDArray[np.uint8]:
-    """Put decoded pictures, one per distinct position in ascending order, where they belong: (F, 3, H, W, 3)."""
-    frames: NDArray[np.uint8] | None = None
-    for position, picture in zip(np.unique(positions), pictures, strict=True):
-        resized = picture if size is None else resize_frame(picture, size)
-        if frames is None:
-            if positions.size * resized.size > MAX_FRAMES_BYTES:
-                raise VideoReadError(
-                    f"frames of {resized.shape[:2]} pixels fill over {MAX_FRAMES_BYTES} bytes; give frame_size"
-                )
-            frames = np.empty((*positions.shape, *resized.shape), dtype=np.uint8)
-        if resized.shape != frames.shape[2:]:
-            raise VideoReadError(
-                f"picture size changes from {frames.shape[2:4]} to {resized.shape[:2]}; give frame_size"
-            )
-        frames[positions == position] = resized
-    return frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,12 +18,30 @@ if TYPE_CHECKING:
 
 # Guards against files that claim absurd sizes: far above real videos, low enough not to take a machine down.
 MAX_FRAME_SIDE = 8192
+MAX_FRAME_PIXELS = 36_000_000  # 8K has 33.2 million; a decoder holds up to 17 pictures
 MAX_DURATION_SECONDS = 4 * 3600.0
 MAX_SOURCE_FRAMES = 1_000_000
 
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp"}
+"""Formats whose files are small texts that make FFmpeg open other files or addresses."""
+
 
 class VideoReadError(RuntimeError):
-    """Say in one line why a video gives no frames."""
+    """Say in one line why a video gives no frames.
+
+    Args:
+        message: The line.
+        attempts: Each reader that was tried and its own error, in order. Empty if no reader could help: the file is no
+            video, is too short or exceeds a limit.
+    """
+
+    def __init__(self, message: str, attempts: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+
+
+class VideoRefusedError(VideoReadError):
+    """Say in one line what is wrong with a file whichever reader is used: no other one is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +50,8 @@ class VideoIndex:
 
     Args:
         path: The file.
+        container: FFmpeg's name of its format, e.g. "matroska,webm".
+        stream_index: Number of the video stream among all streams of the file.
         pts: Presentation time stamps of the frames that are shown, ascending, shape (N,), int64, in `time_base` units.
         time_base: Seconds per unit of `pts`.
         key_positions: Display positions of the key frames, ascending.
@@ -39,6 +60,8 @@ class VideoIndex:
     """
 
     path: Path
+    container: str
+    stream_index: int
     pts: NDArray[np.int64]
     time_base: Fraction
     key_positions: NDArray[np.int64]
@@ -67,64 +90,122 @@ def index_video(path: str | Path) -> VideoIndex:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no video file at {path}; check the path")
-    import av
-
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = best_stream(container, path)
             packets = _list_packets(container, stream, path)
-            time_base = Fraction(stream.time_base)
-    except av.FFmpegError as error:
+            name, stream_index, time_base = container.format.name, stream.index, stream.time_base
+    except VideoReadError:
+        raise
+    except Exception as error:  # with damaged files PyAV raises IndexError and others, too
         raise VideoReadError(failure_line(path, "opened", error)) from error
     shown = [packet for packet in packets if not packet.hidden]
-    if not shown:
+    if not shown or not time_base:
         raise VideoReadError(f"{path.name}: the video stream holds no frame; replace the file")
     pts = np.unique(np.array([packet.pts for packet in shown], dtype=np.int64))
-    keys = np.searchsorted(pts, sorted(packet.pts for packet in shown if packet.key))
+    keys = np.unique(np.searchsorted(pts, [packet.pts for packet in shown if packet.key]))
     duration_seconds = _duration_seconds(pts, {packet.pts: packet.length for packet in shown}, time_base)
     if not 0 < duration_seconds <= MAX_DURATION_SECONDS:
         raise VideoReadError(
             _over_limit(path, f"{duration_seconds:g} s", f"above 0 and up to {MAX_DURATION_SECONDS:g} s")
         )
-    return VideoIndex(path, pts, time_base, keys, len(packets) - len(shown), duration_seconds)
+    return VideoIndex(path, name, stream_index, pts, time_base, keys, len(packets) - len(shown), duration_seconds)
 
 
-def probe_duration(path: str | Path) -> float:
-    """Return a video's length in seconds, from the first frame shown to the end of the last.
-
-    Container headers are not asked: some have none, and some count a longer sound track.
+def open_container(path: Path) -> InputContainer:
+    """Open a file with PyAV, and no other file or address that its content may name.
 
     Args:
         path: Any file FFmpeg can read.
 
     Returns:
-        Seconds, above 0.
+        The container; close it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        VideoReadError: If the file cannot be opened, has no video or exceeds a limit.
+        VideoReadError: If it is a playlist.
+        av.FFmpegError: If FFmpeg cannot open it.
     """
-    return index_video(path).duration_seconds
+    import av
+
+    # FFmpeg takes "a:b.mp4" for an address of protocol "a", but nothing that starts with a slash.
+    container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    if container.format.name in _PLAYLISTS:
+        container.close()
+        raise VideoReadError(f"{path.name}: the file is a playlist ({container.format.name}); replace it by a video")
+    return container
 
 
 def best_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the stream that FFmpeg (and so decord) prefers, if its declared size is sane."""
+    """Return the stream that FFmpeg (and so decord) prefers, if its declared size is sane.
+
+    Args:
+        container: The open file.
+        path: Its path, for the message.
+
+    Returns:
+        The video stream.
+
+    Raises:
+        VideoReadError: If there is none, or it cannot be decoded or exceeds a limit.
+    """
     stream = container.streams.best("video")
     if stream is None:
         raise VideoReadError(f"{path.name}: the file has no video stream; replace it by a video")
     if stream.codec_context is None:
         raise VideoReadError(f"{path.name}: FFmpeg has no decoder for this video; convert it to H.264 first")
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if not (0 < width <= MAX_FRAME_SIDE and 0 < height <= MAX_FRAME_SIDE):
-        raise VideoReadError(_over_limit(path, f"{width} x {height} pixels", f"sides of 1 to {MAX_FRAME_SIDE} pixels"))
+    check_picture_size(path, stream.codec_context.height, stream.codec_context.width)
     return stream
 
 
+def check_picture_size(path: Path, height: int, width: int) -> None:
+    """Refuse pictures of absurd size.
+
+    Args:
+        path: The file, for the message.
+        height: Rows of a picture.
+        width: Columns of a picture.
+
+    Raises:
+        VideoRefusedError: If a limit is exceeded.
+    """
+    if not (0 < width <= MAX_FRAME_SIDE and 0 < height <= MAX_FRAME_SIDE and width * height <= MAX_FRAME_PIXELS):
+        allowed = f"sides of 1 to {MAX_FRAME_SIDE} and up to {MAX_FRAME_PIXELS} pixels"
+        raise VideoRefusedError(_over_limit(path, f"{width} x {height} pixels", allowed))
+
+
 def failure_line(path: Path, verb: str, error: BaseException) -> str:
-    """Return one line for a library's error, which may span many."""
+    """Return one line for a library's error, which may span many.
+
+    Args:
+        path: The file.
+        verb: What could not be done, e.g. "opened".
+        error: The library's error.
+
+    Returns:
+        The line.
+    """
     # decord puts "[time of day] source file:line: " before its texts: no use to anyone, and never twice the same.
     text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", " ".join(str(error).split()))
+    if not text or isinstance(error, (LookupError, ArithmeticError, MemoryError, TypeError, AssertionError)):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")  # texts such as "'frames'" say nothing alone
     return f"{path.name}: could not be {verb}: {text[:300]}"
+
+
+def no_frame_error(name: str, index: VideoIndex, position: int) -> VideoReadError:
+    """Return the error of a reader that does not find a frame.
+
+    Args:
+        name: The reader.
+        index: The video.
+        position: Display position of the frame.
+
+    Returns:
+        The error.
+    """
+    time_seconds = index.times_seconds[position]
+    return VideoReadError(
+        f"{index.path.name}: could not be decoded by {name}: it finds no frame at {time_seconds:.3f} s"
+    )
 
 
 class _Packet(NamedTuple):
@@ -152,10 +233,11 @@ def _list_packets(container: InputContainer, stream: VideoStream, path: Path) ->
 
 def _duration_seconds(pts: NDArray[np.int64], lengths: dict[int, int], time_base: Fraction) -> float:
     """Return the time from the first frame's start to the last one's end."""
-    last_length = lengths[int(pts[-1])]
+    first, last = int(pts[0]), int(pts[-1])  # Python's integers: the difference of two time stamps can pass 2**63
+    last_length = lengths[last]
     if last_length <= 0 and len(pts) > 1:
         last_length = int(np.median(np.diff(pts)))
-    return float((int(pts[-1] - pts[0]) + last_length) * time_base)
+    return float((last - first + last_length) * Fraction(time_base))
 
 
 def _over_limit(path: Path, found: str, allowed: str) -> str:

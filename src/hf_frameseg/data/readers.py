@@ -1,0 +1,200 @@
+"""The video readers: each returns the same frames of a file, through another library.
+
+A reader is one function: `(index, positions) -> frames`. It yields the pictures at the given display positions, RGB,
+uint8, shape (H, W, 3), upright, one for each position, in order; any exception of its means that the file could not be
+decoded by it. To add one, write it and add a line to `READERS`; one of your own is named "module:function" instead.
+
+All three decode with FFmpeg, on one thread (videos are decoded in parallel, by processes), and convert to RGB as
+FFmpeg's filter graph does: the pictures are equal to the bit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_frameseg._imports import require
+from hf_frameseg.data.pyav_reader import decode_with_pyav, refuse_mirrored
+from hf_frameseg.data.video_index import VideoIndex, VideoReadError, no_frame_error
+
+Reader = Callable[[VideoIndex, NDArray[np.int64]], Iterator[NDArray[np.uint8]]]
+"""`(index, ascending display positions) -> RGB pictures (H, W, 3)`, one for each position."""
+
+_BATCH_FRAMES = 16  # decoded at native size at a time
+
+_EXACT_SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+"""Containers that FFmpeg finds every key frame of."""
+
+
+def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Decode the frames at ascending display positions with decord.
+
+    Args:
+        index: The video.
+        positions: Display positions, distinct, shape (N,).
+
+    Yields:
+        RGB pictures (H, W, 3).
+    """
+    import decord
+
+    refuse_mirrored("decord", index)
+    decord.logging.set_level(decord.logging.QUIET)  # its errors arrive as exceptions
+    # By default decord repeats another frame for one that it cannot decode, silently: allow none.
+    reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
+    _check_count("decord", index, len(reader), len(index.pts) + index.num_hidden)
+    keys = np.asarray(reader.get_key_indices(), dtype=np.int64)
+    if index.container not in _EXACT_SEEKS or index.num_hidden or not np.array_equal(keys, index.key_positions):
+        yield from _read_straight(reader, positions, keys)
+    else:
+        for first in range(0, len(positions), _BATCH_FRAMES):
+            yield from _from_decord(reader.get_batch(positions[first : first + _BATCH_FRAMES]))
+
+
+def _read_straight(reader: Any, positions: NDArray[np.int64], keys: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Read from the start without a seek, where decord (3.4) would return other frames after one, silently.
+
+    It trusts that a seek ends where it should, which it does not in AVI, ASF and transport streams. It numbers key
+    frames in decoding order, and counts those that an edit list hides: with open groups of pictures (x265's default)
+    that is a few frames too low, and it counts from there. `skip_frames` seeks too as soon as it passes one of decord's
+    key frames: pass those one by one.
+    """
+    at = 0
+    for position in positions.tolist():
+        while at < position:
+            following = keys[np.searchsorted(keys, at, side="right") :]
+            step = (min(position, int(following[0]) - 1) if len(following) else position) - at
+            if step > 0:
+                reader.skip_frames(step)
+            else:
+                reader.next()
+            at += max(step, 1)
+        yield _from_decord(reader.next())
+        at += 1
+
+
+def _from_decord(pictures: Any) -> NDArray[np.uint8]:
+    """Return decord's output as numpy whatever `decord.bridge.set_bridge` some other code has called."""
+    return pictures.asnumpy() if hasattr(pictures, "asnumpy") else np.asarray(pictures)
+
+
+def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Decode the frames at ascending display positions with torchcodec.
+
+    Args:
+        index: The video.
+        positions: Display positions, distinct, shape (N,).
+
+    Yields:
+        RGB pictures (H, W, 3).
+    """
+    from torchcodec.decoders import VideoDecoder
+
+    refuse_mirrored("torchcodec", index)
+    decoder = VideoDecoder(
+        str(index.path),
+        stream_index=index.stream_index,
+        dimension_order="NHWC",
+        num_ffmpeg_threads=1,
+        device="cpu",
+        seek_mode="exact",
+    )
+    _check_count("torchcodec", index, len(decoder), len(index.pts))
+    for first in range(0, len(positions), _BATCH_FRAMES):
+        at = positions[first : first + _BATCH_FRAMES]
+        batch = decoder.get_frames_at(at.tolist())
+        # Where a seek ends too far, or the decoder has to recover first (x264's intra-refresh), it returns later ones.
+        late = np.flatnonzero(np.abs(batch.pts_seconds.numpy() - index.pts[at] * float(index.time_base)) > 1e-4)
+        if len(late):
+            raise no_frame_error("torchcodec", index, at[late[0]])
+        yield from batch.data.numpy()
+
+
+def _check_count(name: str, index: VideoIndex, found: int, expected: int) -> None:
+    """Refuse a file whose frames a library counts differently: its positions are then not ours."""
+    if found != expected:
+        raise VideoReadError(
+            f"{index.path.name}: could not be decoded by {name}: it counts {found} frames, there are {expected}"
+        )
+
+
+READERS: dict[str, Reader] = {
+    "pyav": decode_with_pyav,
+    "decord": decode_with_decord,
+    "torchcodec": decode_with_torchcodec,
+}
+"""Readers by name, in the order in which "auto" tries them (measured by benchmarks/readers.py)."""
+
+
+def reader_names(reader: str) -> tuple[str, ...]:
+    """Return the readers to try, in order.
+
+    Args:
+        reader: A name of `READERS`, "module:function", or "auto" for all that are installed.
+
+    Returns:
+        Names for `load_reader`.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+        >>> reader_names("pyav")
+        ('pyav',)
+    """
+    if reader == "auto":
+        return tuple(name for name in READERS if name != "torchcodec" or find_spec("torchcodec"))
+    module, _, function = str(reader).partition(":")
+    if reader not in READERS and not (module and function):
+        raise ValueError(f"expected reader to be one of {[*READERS, 'auto']} or 'module:function', got {reader!r}")
+    return (reader,)
+
+
+def load_reader(name: str) -> Reader:
+    """Return a reader whose library is imported.
+
+    Args:
+        name: A name of `READERS`, or "module:function".
+
+    Returns:
+        The reader.
+
+    Raises:
+        ImportError: If its library or module cannot be imported.
+    """
+    try:
+        if name == "torchcodec":
+            _import_torchcodec()
+        elif name in READERS:
+            import_module({"pyav": "av"}.get(name, name))
+        if name in READERS:
+            return READERS[name]
+        module, _, function = name.partition(":")
+        return getattr(import_module(module), function)
+    except (AttributeError, OSError, RuntimeError) as error:  # OSError: a shared library that a library needs
+        raise ImportError(f"reader {name!r} cannot be loaded: {error}") from error
+
+
+def _import_torchcodec() -> None:
+    """Import torchcodec, or say what is missing."""
+    if "decord" in sys.modules and "torchcodec" not in sys.modules:
+        # decord (3.4) opens its FFmpeg for all to see (RTLD_GLOBAL), and torchcodec would call into it.
+        raise ImportError(
+            "torchcodec crashes where decord is loaded already; give timeout_seconds: each reader then has a process "
+            "of its own"
+        )
+    try:
+        ffmpeg_version = require("torchcodec", extra="torchcodec").ffmpeg_major_version
+    except (OSError, RuntimeError):  # before 0.17 it could not be imported without FFmpeg
+        ffmpeg_version = None
+    if ffmpeg_version is None:
+        raise ImportError(
+            "torchcodec finds no FFmpeg libraries that it can use; install FFmpeg (versions 4 to 9) with its shared "
+            "libraries (Debian: apt-get install ffmpeg; conda: conda install ffmpeg), and the torchcodec of your torch"
+        )
