@@ -91,10 +91,10 @@ class DataArguments:
     )
     frame_format: str = field(default="jpeg", metadata={"help": "Cache frames as jpeg, or raw (small frames only)."})
     grid_kind: str | None = field(
-        default=None, metadata={"help": "Where frames are sampled, middle or uniform; default: the base's, else middle."}
+        default=None, metadata={"help": "Frame grid, middle or uniform; default: the base's, else middle."}
     )
     grid_phase: float | None = field(
-        default=None, metadata={"help": "Shift of the middle grid in windows, -0.5 to 0.5; default: the base's, else 0."}
+        default=None, metadata={"help": "Shift of the frames in windows, -0.5 to 0.5; default: the base's, else 0."}
     )
     prompt: str | None = field(default=None, metadata={"help": "Prompt name; default: the base's, else paper."})
     label_rule: str = field(default="window", metadata={"help": "window (frame centre in a window) or saliency>TAU."})
@@ -107,7 +107,14 @@ class DataArguments:
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Frame cache; default: that of datasets."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes that decode videos."})
-    on_error: str = field(default="raise", metadata={"help": "Unreadable video: raise, or skip with a report."})
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "Unreadable video: raise; skip its queries, or give them blank frames in the evaluation."},
+    )
+    video_dir: str | None = field(
+        default=None, metadata={"help": "Folder or tar archive of the videos; default: videos/ in data_dir."}
+    )
+    allow_links: bool = field(default=False, metadata={"help": "Follow links that lead out of the video folder."})
 
 
 @dataclass
@@ -329,7 +336,7 @@ def card_of(
     """Return what the model card says about the training: no paths of this machine."""
     model, data, run, training = args
     settings = {"recipe": Path(run.recipe).stem, "decoder": run.decoder, **asdict(model), **asdict(data)}
-    for name in ("model_name_or_path", "data_dir", "cache_dir", "num_proc", "on_error"):
+    for name in ("model_name_or_path", "data_dir", "video_dir", "allow_links", "cache_dir", "num_proc", "on_error"):
         del settings[name]
     names = "loss_weights_start loss_weights loss_warmup_steps loss_options num_train_epochs max_steps learning_rate"
     names += " lr_scheduler_type warmup_steps weight_decay per_device_train_batch_size gradient_accumulation_steps"
@@ -408,9 +415,12 @@ def load_rows(
     options = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data.frame_format}
     options |= {"grid_kind": task.grid_kind, "grid_phase": task.grid_phase}
     options |= {"cache_dir": data.cache_dir, "num_proc": data.num_proc, "on_error": data.on_error}
+    options |= {"video_dir": data.video_dir, "allow_links": data.allow_links}
     say(training, f"reading videos of {data.data_dir} (decoded once, then cached)")
     with training.main_process_first(desc="reading videos"):
         train, evaluation = (load_qvhighlights(data.data_dir, split, **options) for split in ("train", data.eval_split))
+    if data.on_error == "blank":  # a query whose video is missing counts in a score, but teaches nothing
+        train = train.filter(lambda missing: not missing, input_columns="frames_missing")
     return train, evaluation
 
 

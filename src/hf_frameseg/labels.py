@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, moments_from_windows, moments_to_mask
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 MAX_SALIENCY = 4
@@ -235,7 +235,7 @@ class BinaryLabels:
         Raises:
             ValueError: If any id is not one of the two digits.
         """
-        array = ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else np.asarray(ids)
+        array = np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
         other = ~np.isin(array, self.digit_ids)
         if other.any():
             raise ValueError(
@@ -274,11 +274,14 @@ class BinaryLabels:
             ValueError: If shapes do not fit, or a digit's position is outside `logits`.
 
         Example:
+            >>> import torch
             >>> labels = BinaryLabels(zero_id=0, one_id=1, end_ids=(2,))
             >>> logits = torch.arange(5.0).reshape(1, 5, 1).expand(1, 5, 3)  # each position's logits are its index
             >>> labels.frame_logits(logits, answer_start=[3], num_frames=2)[0, :, 1].tolist()
             [2.0, 3.0]
         """
+        import torch  # only here: label rules are used without it
+
         if logits.ndim != 3:
             raise ValueError(f"expected logits of shape (B, K, V), got {tuple(logits.shape)}")
         batch, kept, _ = logits.shape

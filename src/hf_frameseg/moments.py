@@ -346,8 +346,8 @@ def moments_from_windows(windows: Sequence[Sequence[float]], duration_seconds: f
             raise ValueError(f"relevant window {index}: expected [start, end] in seconds, got {window!r}")
         try:
             moment = Moment(window[0], window[1])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"relevant window {index} = {list(window)}: {error}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"relevant window {index} = {str(list(window)):.120}: {error}") from None
         if moment.start < 0 or (duration_seconds is not None and moment.end > duration_seconds):
             limit = "the video's end" if duration_seconds is None else f"{duration_seconds:g}"
             raise ValueError(

@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 
-from hf_frameseg.data.annotations import (
-    AnnotationError,
-    find_annotations,
-    find_videos,
-    read_annotations,
-)
+from hf_frameseg.data.annotations import AnnotationError, find_annotations, read_annotations
 
 FIELDS = {"qid", "query", "duration", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores"}
 
@@ -61,10 +57,13 @@ def test_half_a_set_of_labels_is_refused_in_any_case(file, annotation, write_ann
         ({"qid": 2**63}, "qid to be a 64-bit integer"),
         ({"query": " "}, "query to be a non-empty text"),
         ({"vid": None}, "vid to be a non-empty text, got None"),
-        ({"duration": 0}, "duration to be a number of seconds above 0, got 0"),
-        ({"duration": float("nan")}, "duration to be a number of seconds above 0"),
-        ({"duration": True}, "duration to be a number of seconds above 0"),
-        ({"duration": 10**400}, "duration to be a number of seconds above 0"),
+        ({"query": "a\ud800"}, "query to be a text of whole characters, got 'a.ud800'"),
+        ({"duration": 0}, "duration to be a number of seconds from 0.001 to 14400, got 0"),
+        ({"duration": float("nan")}, "duration to be a number of seconds from 0.001"),
+        ({"duration": True}, "duration to be a number of seconds from 0.001"),
+        ({"duration": 1e-300}, "duration to be a number of seconds from 0.001"),
+        ({"duration": 1e300}, "duration to be a number of seconds from 0.001"),
+        ({"duration": 10**400}, "duration to be a number of seconds from 0.001"),
         ({"relevant_windows": {}}, "relevant_windows to be a list"),
         ({"relevant_windows": [[6, 2]]}, "expected start < end"),
         ({"relevant_windows": [[4, 4]]}, "expected start < end"),
@@ -132,21 +131,75 @@ def test_an_empty_or_missing_file_is_named(file):
         read_annotations(file)
 
 
-def test_damaged_lines_are_read_or_refused_and_nothing_else(file, annotation):
-    good = json.dumps(annotation()).encode()
+def test_a_thousand_damaged_lines_are_read_or_named(file, annotation):
+    """Bytes replaced, removed, repeated and moved; fields swapped, dropped and given values of every kind."""
     rng = random.Random(0)
-    messages = []
-    for _ in range(500):
-        line = bytearray(good)
-        for _ in range(rng.randint(1, 4)):
-            line[rng.randrange(len(line))] = rng.randrange(256)
-        file.write_bytes(bytes(line))
+    good = json.dumps(annotation(qid=100, vid="other")).encode()
+    messages, num_read = [], 0
+    for number in range(1000):
+        line = _damaged_bytes(good, rng) if number % 2 else _damaged_fields(json.loads(good), rng)
+        file.write_bytes(json.dumps(annotation()).encode() + b"\n" + line + b"\n")
         try:
-            read_annotations(file)
+            rows = read_annotations(file)
         except AnnotationError as error:
             messages.append(str(error))
-    assert 0 < len(messages) < 500
-    assert not [message for message in messages if "\n" in message]
+        else:
+            num_read += 1
+            assert all(set(row) == FIELDS for row in rows)
+            assert all(0 <= start < end <= row["duration"] for row in rows for start, end in row["relevant_windows"])
+    assert len(messages) > 500
+    assert num_read > 50
+    assert not [message for message in messages if not re.match(r"highlight_val_release\.jsonl:[23]: .+$", message)]
+    assert not [message for message in messages if "\n" in message or len(message) > 500]
+
+
+def _damaged_bytes(line: bytes, rng: random.Random) -> bytes:
+    """Damage a line as a bad disk or editor does; a newline makes two of it."""
+    damaged = bytearray(line)
+    for _ in range(rng.randint(1, 2)):
+        at, length = rng.randrange(len(damaged)), rng.randint(1, 20)
+        piece = bytes(damaged[at : at + length])
+        kind = rng.randrange(4)
+        if kind == 0:
+            damaged[at] = rng.randrange(256)
+        elif kind == 1:
+            del damaged[at : at + length]
+        elif kind == 2:
+            damaged[at:at] = piece
+        else:
+            damaged[at : at + length] = piece[::-1]
+        if not damaged:
+            damaged = bytearray(b"{")
+    return bytes(damaged)
+
+
+def _damaged_fields(row: dict, rng: random.Random) -> bytes:
+    """Damage the values of a line that stays JSON."""
+    values = [None, True, -1, 0, 1, 2**63, 1e308, 0.5, float("nan"), float("inf"), "", " ", "1", "\ud800", "x" * 10**4]
+    values += [
+        [],
+        [[]],
+        [[0, 0]],
+        [[1, 2, 3]],
+        [[2, 6], [2, 6]],
+        [["a", "b"]],
+        [[0, 10]],
+        [[-0.0, 1e-300]],
+        {},
+        {"a": 1},
+    ]
+    for _ in range(rng.randint(1, 2)):
+        names = list(row) or ["qid"]
+        name = rng.choice(names)
+        kind = rng.randrange(3)
+        if kind == 0:
+            row[name] = rng.choice(values)
+        elif kind == 1 and rng.random() < 0.3:
+            row.pop(name, None)
+        else:
+            other = rng.choice(names)
+            row[name], row[other] = row.get(other), row.get(name)
+    return json.dumps(row).encode()
 
 
 def test_the_file_with_test_labels_is_preferred(tmp_path):
@@ -162,15 +215,6 @@ def test_finding_annotations_says_what_is_missing(tmp_path):
         find_annotations(tmp_path / "nowhere", "val")
     with pytest.raises(FileNotFoundError, match="no annotations for val in .*; expected highlight_val_release.jsonl"):
         find_annotations(tmp_path, "val")
-
-
-def test_finding_videos(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no video folder"):
-        find_videos(tmp_path / "videos")
-    for name in ("a_0.0_10.0.mp4", "b.webm", "b.mkv", "c.MOV", "d.txt", "e.avi.part"):
-        (tmp_path / name).touch()
-    found = {vid: path.name for vid, path in find_videos(tmp_path).items()}
-    assert found == {"a_0.0_10.0": "a_0.0_10.0.mp4", "b": "b.mkv", "c": "c.MOV"}
 
 
 @pytest.mark.parametrize(

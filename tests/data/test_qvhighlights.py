@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import torch
 
-from hf_frameseg.data import qvhighlights
+from hf_frameseg.data import builder, qvhighlights, video_jobs
+from hf_frameseg.data.prepared_video import FrameSettings
 from hf_frameseg.data.qvhighlights import (
     AnnotationError,
     QVHighlights,
@@ -22,6 +23,7 @@ from hf_frameseg.data.qvhighlights import (
     load_qvhighlights,
     row_frames,
 )
+from hf_frameseg.data.readers import reader_names
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.moments import FrameGrid
 
@@ -67,13 +69,13 @@ def load(data_dir, tmp_path):
 def decoded(monkeypatch):
     """Record which files are decoded."""
     calls = []
-    original = qvhighlights.prepare_video
+    original = video_jobs.prepare_video
 
     def spy(path, *args):
         calls.append(Path(path).stem)
         return original(path, *args)
 
-    monkeypatch.setattr(qvhighlights, "prepare_video", spy)
+    monkeypatch.setattr(video_jobs, "prepare_video", spy)
     return calls
 
 
@@ -81,7 +83,7 @@ def decoded(monkeypatch):
 def test_columns_and_content(load, rows, read_number, frame_format):
     dataset = load(frame_format=frame_format)
     assert isinstance(dataset, datasets.Dataset)
-    assert dataset["qid"][:] == [9, 2, 5, 1, 7]  # the order of the annotation file, though rows are stored by video
+    assert dataset["qid"][:] == [9, 2, 5, 1, 7]  # the order of the annotation file
     row = dataset[1]
     for name in ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores"):
         assert row[name] == rows[1][name]
@@ -101,6 +103,7 @@ def test_feature_types(load):
     assert jpeg["frames"] == datasets.List(datasets.Image(decode=False))
     assert raw["qid"] == datasets.Value("int64")
     assert raw["relevant_windows"] == datasets.List(datasets.List(datasets.Value("float64")))
+    assert raw["frames_missing"] == datasets.Value("bool")
     assert set(raw) == set(jpeg)
 
 
@@ -112,17 +115,16 @@ def test_native_size_and_the_papers_number_of_frames_are_the_defaults(load, data
 
 def test_each_video_is_decoded_once_and_then_never_again(load, decoded):
     load()
-    assert decoded == ["a", "b", "c"]
+    assert decoded == ["a", "b", "c"]  # five queries of three videos
     load()
     assert decoded == ["a", "b", "c"]
 
 
-def test_two_processes_give_the_same_data(load, tmp_path):
-    # A parent whose thread pool has been used: resizing in a forked worker must not wait for its threads.
-    torch.nn.functional.interpolate(torch.rand(4, 3, 300, 300), size=(90, 90), mode="bicubic", antialias=True)
+def test_two_processes_write_the_same_files(load, tmp_path):
     one = load()
     two = load(num_proc=2, cache_dir=tmp_path / "cache2")
-    assert one.to_list() == two.to_list()
+    files = [Path(dataset.cache_files[0]["filename"]) for dataset in (one, two)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,10 @@ def test_two_processes_give_the_same_data(load, tmp_path):
         {"variant_offset_frames": 1},
         {"reader": "pyav"},
         {"on_error": "skip"},
+        {"grid_kind": "uniform"},
+        {"grid_phase": 0.25},
+        {"variant_offset_seconds": 0.5},
+        {"timeout_seconds": 60.0},
         {"duration_tolerance_seconds": 1.0},
     ],
 )
@@ -170,7 +176,7 @@ def test_the_builder_is_a_class_to_use_directly(data_dir, tmp_path, rows, write_
     builder.download_and_prepare()
     prepared = builder.as_dataset()
     assert {name: len(split) for name, split in prepared.items()} == {"train": 1, "val": 5}  # the splits that are there
-    assert prepared["val"]["vid"][:] == list("aabbc")
+    assert prepared["val"]["vid"][:] == list("abcab")
 
 
 def test_another_video_folder(load, data_dir, tmp_path):
@@ -198,7 +204,7 @@ def test_a_prepared_data_set_with_another_number_of_frames_is_refused(load, tmp_
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_an_unreadable_video_raises_its_own_error(load, data_dir, tmp_path, num_proc):
     (data_dir / "videos" / "b.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(VideoReadError, match=r"^val: video b: b\.mp4: could not be opened[^\n]*on_error='skip'$"):
+    with pytest.raises(VideoReadError, match=r"^val: video b: b\.mp4: could not be opened[^\n]*; report: .*$"):
         load(num_proc=num_proc)
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
@@ -210,7 +216,7 @@ def test_unreadable_videos_can_be_skipped_with_a_report(load, data_dir, tmp_path
     with caplog.at_level(logging.WARNING):
         dataset = load(num_proc=num_proc, on_error="skip")
     assert dataset["qid"][:] == [2, 7]
-    assert [r.getMessage() for r in caplog.records if r.name == qvhighlights.__name__] == [
+    assert [r.getMessage() for r in caplog.records if r.name == builder.__name__] == [
         f"2 videos (3 queries) were left out; see {next((tmp_path / 'cache').rglob('failures.jsonl'))}"
     ]
     report = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).read_text().splitlines()]
@@ -244,16 +250,46 @@ def test_reports_of_a_killed_run_do_not_count(load, tmp_path):
 
 def test_a_qid_without_a_video_is_named_before_anything_is_decoded(load, data_dir, decoded):
     (data_dir / "videos" / "c.mp4").unlink()
-    with pytest.raises(FileNotFoundError, match=r"^qid 5: no video c in the video folder \(1 of 3 missing in val\)"):
+    with pytest.raises(FileNotFoundError, match=r"^qid 5: no video c: no such file .* \(1 of 3 missing in val\)"):
         load()
     assert decoded == []
 
 
-def test_a_vid_cannot_leave_the_video_folder(load, data_dir, source_video, annotation, write_annotations):
+@pytest.mark.parametrize("vid", ["../outside", "..\\outside", "a\0", "A", "a" * 300])
+def test_a_vid_cannot_leave_the_video_folder(load, data_dir, source_video, annotation, write_annotations, vid):
     shutil.copy(source_video, data_dir / "outside.mp4")
-    write_annotations(data_dir / FILE, [annotation(vid="../outside")])
-    with pytest.raises(FileNotFoundError, match=r"no video \.\./outside"):
+    write_annotations(data_dir / FILE, [annotation(vid=vid), annotation(qid=2, vid="a")])
+    with pytest.raises(FileNotFoundError, match=rf"^qid 1: no video {re.escape(vid)}: no such file"):
         load()
+    assert load(on_error="skip")["vid"][:] == ["a"]
+
+
+def test_a_link_out_of_the_video_folder_is_refused_unless_allowed(load, data_dir, tmp_path):
+    (data_dir / "videos" / "b.mp4").rename(tmp_path / "b.mp4")
+    (data_dir / "videos" / "b.mp4").symlink_to(tmp_path / "b.mp4")
+    with pytest.raises(FileNotFoundError, match="no video b: .* leads out of the video folder"):
+        load()
+    assert len(load(allow_links=True)) == 5
+
+
+def test_videos_may_lie_in_folders(load, data_dir):
+    (data_dir / "videos" / "more").mkdir()
+    (data_dir / "videos" / "b.mp4").rename(data_dir / "videos" / "more" / "b.mp4")
+    assert len(load()) == 5
+
+
+def test_annotations_are_downloaded_when_asked_for(load, data_dir, monkeypatch, tmp_path):
+    (data_dir / FILE).rename(tmp_path / FILE)
+    with pytest.raises(FileNotFoundError, match=r"expected highlight_val_release\.jsonl, or pass download=True$"):
+        load()
+    asked = []
+    monkeypatch.setattr(qvhighlights, "fetch_annotations", lambda split: asked.append(split) or tmp_path / FILE)
+    assert len(load(download=True)) == 5
+    assert set(asked) == {"val"}
+    asked.clear()
+    (tmp_path / FILE).rename(data_dir / FILE)
+    load(download=True)
+    assert asked == []  # what is in the folder counts
 
 
 def test_a_file_much_shorter_than_annotated_is_refused_unless_allowed(load, data_dir, rows, write_annotations):
@@ -288,7 +324,7 @@ def test_annotation_errors_come_through(load, data_dir):
         ({"frame_size": -1}, "frame_size to be a whole number of at least 1"),
         ({"frame_format": "png"}, "frame_format to be one of"),
         ({"reader": "ffmpeg"}, "reader to be one of"),
-        ({"on_error": "ignore"}, r"on_error to be one of \['raise', 'skip'\]"),
+        ({"on_error": "ignore"}, r"on_error to be one of \['raise', 'skip', 'blank'\]"),
         ({"variant_offset_frames": -3}, "variant_offset_frames"),
         ({"duration_tolerance_seconds": -1.0}, "duration_tolerance_seconds"),
         ({"split": "validation"}, "split to be one of"),
@@ -305,9 +341,9 @@ def test_a_data_folder_is_needed():
         QVHighlightsConfig()
 
 
-def test_rows_held_in_memory_before_writing_are_bounded(data_dir):
+def test_rows_held_in_memory_before_writing_are_bounded():
     def rows_per_batch(**options):
-        return qvhighlights._rows_per_batch(QVHighlightsConfig(data_dir=str(data_dir), **options))
+        return builder._rows_per_batch(FrameSettings(**options))
 
     assert rows_per_batch(frame_size=32, frame_format="raw") == 64 * 2**20 // (25 * 3 * 32 * 32 * 3)
     assert rows_per_batch(frame_format="raw") == 1
@@ -326,10 +362,29 @@ def test_official_annotations_with_stand_in_videos(shared_dir: Path, tmp_path):
     options = {"frame_size": 32, "cache_dir": tmp_path / "cache", "duration_tolerance_seconds": 150.0}
     dataset = load_qvhighlights(folder, "val", on_error="skip", **options)
     assert dataset["vid"][:] == [json.loads(line)["vid"] for line in lines[:2]]
+    (failure,) = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).open()]
+    assert failure["vid"] == json.loads(lines[2])["vid"]
+    assert [attempt["reader"] for attempt in failure["attempts"]] == list(reader_names("auto"))
+    assert all(failure["vid"] in attempt["error"] for attempt in failure["attempts"])
     assert dataset[0]["frame_shape"] == [25, 3, 32, 32, 3]
     # Frames at 3 and 9 s of the 13 s stand-in, then its last one.
     middle_times = [times[1] for times in dataset[0]["frame_times_seconds"]]
     assert middle_times[:2] == pytest.approx([3, 9], abs=0.04)
     assert len(set(middle_times[2:])) == 1
-    with pytest.raises(VideoReadError, match="could not be decoded by decord"):
+    with pytest.raises(VideoReadError, match="could not be decoded by pyav"):
         load_qvhighlights(folder, "val", **options)
+
+
+def test_the_seven_videos_give_frames_or_a_reported_failure(shared_dir, tmp_path, annotation, write_annotations):
+    labels = {"relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
+    durations = {"av1_video": 5, "corrupted": 5, "h264_10bits": 1, "h265_video": 1, "nasa_13013": 13}
+    durations |= {"unordered": 0.125, "video_90": 0.1}
+    rows = [annotation(qid=q, vid=vid, duration=time, **labels) for q, (vid, time) in enumerate(durations.items())]
+    write_annotations(tmp_path / FILE, rows)
+    options = {"video_dir": str(shared_dir / "videos"), "cache_dir": tmp_path / "cache", "num_frames": 5}
+    dataset = load_qvhighlights(tmp_path, "val", frame_size=32, on_error="skip", **options)
+    assert dataset["vid"][:] == [vid for vid in durations if vid != "corrupted"]
+    assert all(row_frames(row).any() for row in dataset)
+    (failure,) = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).open()]
+    assert (failure["vid"], failure["queries"]) == ("corrupted", 1)
+    assert [attempt["reader"] for attempt in failure["attempts"]] == list(reader_names("auto"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def rows(shared_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def data(shared_dir: Path, rows: dict[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `docs/real-data.md` describes it, made of links."""
+    """A folder as `docs/real-data.md` describes it."""
     folder = tmp_path_factory.mktemp("qvhighlights")
     (folder / "videos").mkdir()
     for split, names in STAND_INS.items():
@@ -67,8 +68,7 @@ def data(shared_dir: Path, rows: dict[str, list[dict[str, Any]]], tmp_path_facto
         (folder / f"highlight_{split}_release.jsonl").write_text(lines, "utf-8")
         for row, name in zip(rows[split], names, strict=True):
             if name is not None:
-                link = folder / "videos" / f"{row['vid']}{Path(name).suffix}"
-                link.symlink_to(shared_dir / "videos" / name)
+                shutil.copy(shared_dir / "videos" / name, folder / "videos" / f"{row['vid']}{Path(name).suffix}")
     return folder
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_reported(
         for failure in reported:
             assert (failure["split"], failure["queries"]) == (split, 1)
             missing = vids[failure["vid"]] is None
-            assert (failure["error"] == "no such file in the video folder") == missing
+            assert failure["error"].startswith("no such file in the video folder") == missing
             assert (failure["file"] is None) == missing
             assert "\n" not in failure["error"]
 
@@ -205,9 +205,9 @@ def test_a_checkpoint_is_scored_on_the_test_split(
     folder = tmp_path / "data"
     (folder / "videos").mkdir(parents=True)
     for path in [*data.glob("*.jsonl"), *data.glob("videos/*")]:
-        (folder / path.relative_to(data)).symlink_to(path.resolve())
+        shutil.copy(path, folder / path.relative_to(data))
     for row in annotated:
-        (folder / "videos" / f"{row['vid']}.mp4").symlink_to(shared_dir / "videos" / "nasa_13013.mp4")
+        shutil.copy(shared_dir / "videos" / "nasa_13013.mp4", folder / "videos" / f"{row['vid']}.mp4")
     for name, rows in {"test_with_gt": annotated, "test_release": [{}]}.items():  # the second must not be looked at
         (folder / f"highlight_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 

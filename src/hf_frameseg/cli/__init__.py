@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from hf_frameseg import __version__
-from hf_frameseg.cli import predict, synth
+from hf_frameseg.cli import audit, predict, prepare, rescore, score, synth, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USER_ERROR = 2  # the exit status that argparse uses for a wrong command line
 
-COMMANDS = (predict, synth)
+COMMANDS = (predict, score, rescore, audit, verify, prepare, synth)
 """One module each, in the order of the help; `add` puts the command into the parser."""
 
 
@@ -28,17 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``frameseg``; those of the process when None.
 
     Returns:
-        The exit status: 0, or 2 after an error that the user can mend (printed as one line).
+        The exit status: what the command returns (nothing means 0), or 2 after an error that the user can mend (printed
+        as one line).
     """
     options = build_parser().parse_args(argv)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except _user_errors() as error:
         if options.debug:
             raise
         print(f"frameseg: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
-    return 0
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

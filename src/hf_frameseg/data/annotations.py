@@ -1,8 +1,7 @@
-"""A QVHighlights-shaped folder: the annotation files and the videos beside them.
+"""The annotation files of QVHighlights, and of any folder of its shape.
 
     data_dir/
       highlight_train_release.jsonl   highlight_val_release.jsonl   highlight_test_release.jsonl
-      videos/<vid>.mp4                (.mkv .webm .avi .mov)
 
 The public test labels come as `highlight_test_with_gt.jsonl`, which is preferred over the file without labels.
 """
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg.data.video_index import MAX_DURATION_SECONDS
 from hf_frameseg.moments import CLIP_SECONDS, moments_from_windows
 
 ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
@@ -24,11 +24,10 @@ ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
 }
 """File names of each split, the preferred one first."""
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-"""Accepted video files; of several files for one vid the first suffix in this order counts."""
-
 QUERY_FIELDS = ("qid", "query", "duration", "vid")
 LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
+
+MIN_DURATION_SECONDS = 0.001
 
 NUM_ANNOTATORS = 3
 MAX_SALIENCY_SCORE = 4
@@ -106,27 +105,38 @@ def find_annotations(data_dir: str | Path, split: str) -> Path:
     raise FileNotFoundError(f"no annotations for {split} in {folder}; expected {' or '.join(ANNOTATION_FILES[split])}")
 
 
-def find_videos(video_dir: str | Path) -> dict[str, Path]:
-    """List the videos of a folder by vid, i.e. by file name without suffix.
-
-    Looking a vid up in this listing, instead of joining it to a path, keeps a vid like `../x` inside the folder.
+def check_text(name: str, value: Any) -> None:
+    """Refuse what cannot be a query or a vid.
 
     Args:
-        video_dir: The folder; its subfolders are not searched.
-
-    Returns:
-        vid -> file.
+        name: What it is, for the message.
+        value: The value.
 
     Raises:
-        FileNotFoundError: If the folder does not exist.
+        ValueError: If it is no text, is blank, or holds half a character (a lone surrogate), which no file can.
     """
-    folder = Path(video_dir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no video folder at {folder}; put the videos there as <vid>{VIDEO_SUFFIXES[0]}")
-    rank = {suffix: order for order, suffix in enumerate(VIDEO_SUFFIXES)}
-    files = [path for path in folder.iterdir() if path.suffix.lower() in rank]
-    files.sort(key=lambda path: (rank[path.suffix.lower()], path.name), reverse=True)
-    return {path.stem: path for path in files}  # the preferred suffix comes last and wins
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected {name} to be a non-empty text, got {value!r:.80}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"expected {name} to be a text of whole characters, got {value!a:.80}") from None
+
+
+def check_duration(value: Any) -> None:
+    """Refuse what cannot be the duration of a video.
+
+    Args:
+        value: The value.
+
+    Raises:
+        ValueError: If it is no number, below a millisecond or above the limit of a video.
+    """
+    if not _is_number(value) or not MIN_DURATION_SECONDS <= value <= MAX_DURATION_SECONDS:
+        raise ValueError(
+            f"expected duration to be a number of seconds from {MIN_DURATION_SECONDS:g} to {MAX_DURATION_SECONDS:g}, "
+            f"got {value!r:.80}"
+        )
 
 
 def _parse_line(line: bytes, require_labels: bool) -> dict[str, Any]:
@@ -153,10 +163,8 @@ def _check_query(raw: Mapping[str, Any]) -> None:
     if type(qid) is not int or not -(2**63) <= qid < 2**63:
         raise ValueError(f"expected qid to be a 64-bit integer, got {qid!r:.80}")
     for name in ("query", "vid"):
-        if not isinstance(raw[name], str) or not raw[name].strip():
-            raise ValueError(f"expected {name} to be a non-empty text, got {raw[name]!r:.80}")
-    if not _is_number(duration) or not duration > 0:
-        raise ValueError(f"expected duration to be a number of seconds above 0, got {duration!r:.80}")
+        check_text(name, raw[name])
+    check_duration(duration)
 
 
 def _check_labels(raw: Mapping[str, Any]) -> None:
@@ -167,7 +175,7 @@ def _check_labels(raw: Mapping[str, Any]) -> None:
     moments_from_windows(raw["relevant_windows"], raw["duration"])
     clip_ids, scores = raw["relevant_clip_ids"], raw["saliency_scores"]
     for clip_id in clip_ids:
-        if type(clip_id) is not int or not 0 <= clip_id * CLIP_SECONDS < raw["duration"]:
+        if type(clip_id) is not int or not 0 <= clip_id < raw["duration"] / CLIP_SECONDS:
             raise ValueError(f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {raw['duration']:g} s video")
     if len(scores) != len(clip_ids):
         raise ValueError(f"expected one saliency entry per relevant clip ({len(clip_ids)}), got {len(scores)}")

@@ -1,43 +1,62 @@
-"""What is prepared from a QVHighlights-shaped folder, which cache it belongs to, and how one video becomes columns."""
+"""What is prepared from a data set of videos, and which cache it belongs to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from hf_frameseg.data.annotations import ANNOTATION_FILES, find_annotations, find_videos, read_annotations
-from hf_frameseg.data.frame_columns import check_frame_format, encode_frames
+from hf_frameseg.data.annotations import AnnotationError, check_duration, check_text
+from hf_frameseg.data.prepared_video import FORMAT_VERSION, FrameSettings, prepare_video
 from hf_frameseg.data.sampling import VARIANT_OFFSET_FRAMES
-from hf_frameseg.data.video import DEFAULT_NUM_FRAMES, DURATION_TOLERANCE_SECONDS, READERS, read_frames
-from hf_frameseg.moments import FrameGrid
+from hf_frameseg.data.video import (
+    DEFAULT_NUM_FRAMES,
+    DURATION_TOLERANCE_SECONDS,
+    TIMEOUT_SECONDS,
+    VideoReadError,
+    probe_duration,
+)
+from hf_frameseg.data.video_archive import VideoArchive, unpack_in_order
+from hf_frameseg.data.video_folder import VideoFile, VideoFolder, VideoSource
+from hf_frameseg.data.video_jobs import run_threads
 
-FORMAT_VERSION = "1.0.0"
-"""Raise it whenever the content of the cache changes for the same input; old caches are then not used."""
+__all__ = ["FORMAT_VERSION", "ON_ERROR", "FrameDatasetConfig", "prepare_video"]
 
-ON_ERROR = ("raise", "skip")
+ON_ERROR = ("raise", "skip", "blank")
 """What to do about a missing or unreadable video."""
 
 
 @dataclass
-class QVHighlightsConfig(datasets.BuilderConfig):
-    """Say what to prepare. Everything here, the annotation files and the video files' sizes and times key the cache.
+class FrameDatasetConfig(datasets.BuilderConfig):
+    """Say what to prepare. Everything here, the annotations and the video files' sizes and times key the cache.
+
+    A data set overrides `split_names` and `read_split`, and `video_place` if its videos lie elsewhere.
 
     Args:
         data_dir: Folder with the annotation files and `videos/`.
-        video_dir: Folder of the videos if it is not `data_dir/videos`.
-        splits: Splits to prepare; None takes those whose annotation file is there.
+        video_dir: Folder of the videos, nested or not, if it is not `data_dir/videos`; or a tar archive with them.
+        splits: Splits to prepare; None takes those whose annotations are there.
         num_frames: Frames F per video.
         frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
+        short_side: Instead of `frame_size`: length of the shorter side in pixels; the aspect ratio is kept.
         frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
+        grid_kind: Where the frames lie in time, see `FrameGrid`.
+        grid_phase: Shift of the frames as a fraction of their distance, see `FrameGrid`.
         variant_offset_frames: Distance of the left and right variants from the middle one in source frames.
-        reader: "decord", "pyav" or "auto", see `read_frames`.
-        on_error: "raise", or "skip" the queries of a missing or unreadable video and report them in `failures.jsonl`.
+        variant_offset_seconds: The same in seconds; given, it takes the place of `variant_offset_frames`.
+        reader: Which decoder, see `read_frames`.
         duration_tolerance_seconds: How much shorter than annotated a file may be.
+        timeout_seconds: Time that each reader has for one video, see `read_frames`.
+        on_error: "raise", "skip" (leave the queries of a missing or unreadable video out) or "blank" (keep them, with
+            black frames and `frames_missing` set). The videos are listed in `failures.jsonl` in any case.
+        allow_links: Follow links inside the video folder to places outside it.
     """
 
     version: datasets.Version | str | None = FORMAT_VERSION
@@ -45,29 +64,95 @@ class QVHighlightsConfig(datasets.BuilderConfig):
     splits: tuple[str, ...] | None = None
     num_frames: int = DEFAULT_NUM_FRAMES
     frame_size: int | None = None
+    short_side: int | None = None
     frame_format: str = "jpeg"
+    grid_kind: str = "middle"
+    grid_phase: float = 0.0
     variant_offset_frames: int = VARIANT_OFFSET_FRAMES
-    reader: str = "decord"
-    on_error: str = "raise"
+    variant_offset_seconds: float | None = None
+    reader: str = "auto"
     duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS
+    timeout_seconds: float | None = TIMEOUT_SECONDS
+    on_error: str = "raise"
+    allow_links: bool = False
     _annotations: dict[str, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False)
+    _videos: VideoSource[Any] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the choices."""
         super().__post_init__()
-        check_frame_format(self.frame_format)
-        _check_choice("on_error", self.on_error, ON_ERROR)
-        _check_choice("reader", self.reader, (*READERS, "auto"))
-        _check_at_least("num_frames", self.num_frames, 1)
-        _check_at_least("variant_offset_frames", self.variant_offset_frames, 0)
-        if self.frame_size is not None:
-            _check_at_least("frame_size", self.frame_size, 1)
-        if not self.duration_tolerance_seconds >= 0:
-            raise ValueError(
-                f"expected duration_tolerance_seconds of at least 0, got {self.duration_tolerance_seconds!r}"
-            )
+        self.frame_settings()  # refuses what is out of range
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"expected on_error to be one of {list(ON_ERROR)}, got {self.on_error!r}")
         if self.data_dir is None:
             raise ValueError("data_dir is missing; pass the folder that holds the annotation files and videos/")
+
+    def split_names(self) -> tuple[str, ...]:
+        """Return the splits whose annotations are there; a data set overrides this.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say which splits there are")
+
+    def read_split(self, split: str) -> list[dict[str, Any]]:
+        """Read the annotations of a split; a data set overrides this.
+
+        Args:
+            split: What the user asked for, or one of `split_names`.
+
+        Returns:
+            One dict per query, in file order: `qid` (int64, unique), `query`, `vid`, `duration` (seconds),
+            `relevant_windows`, `relevant_clip_ids`, `saliency_scores` (empty lists where there are no labels), and
+            `saliency_source` if the ratings are not the annotators'.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to read the annotations of a split")
+
+    def video_place(self) -> Path:
+        """Return the folder or archive of the videos; a data set with another layout overrides this."""
+        return Path(self.video_dir) if self.video_dir is not None else Path(self.data_dir) / "videos"
+
+    def prepared_splits(self) -> tuple[str, ...]:
+        """Return the splits that will be prepared."""
+        return self.split_names() if self.splits is None else tuple(self.splits)
+
+    def annotations(self, split: str) -> list[dict[str, Any]]:
+        """Return the rows of a split in the order of its annotations, read once."""
+        if split not in self._annotations:
+            rows = self.read_split(split)
+            for row in rows:
+                _check_row(row, split)
+            self._annotations[split] = rows
+        return self._annotations[split]
+
+    def videos(self) -> VideoSource[Any]:
+        """Return where the videos are, listed once."""
+        if self._videos is None:
+            place = self.video_place()
+            self._videos = VideoArchive(place) if place.is_file() else VideoFolder(place, allow_links=self.allow_links)
+        return self._videos
+
+    def file_durations(self, vids: list[str]) -> dict[str, float]:
+        """Ask the files how long they are, for annotations that do not say it; nothing is decoded.
+
+        Args:
+            vids: Names of videos.
+
+        Returns:
+            vid -> seconds, without those that are missing or unreadable.
+        """
+        found, _ = self.videos().locate(vids)
+        files = list(found.values())
+        num_threads = os.cpu_count() or 1
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder)
+            probes = run_threads(lambda item: _probe(item[1], scratch), unpack_in_order(files, scratch), num_threads)
+            durations = {files[number].vid: seconds for (number, _), seconds in probes if seconds is not None}
+        return {vid: durations[vid] for vid in found if vid in durations}
+
+    def frame_settings(self) -> FrameSettings:
+        """Return the choices that the frames of one video depend on."""
+        return FrameSettings(**{choice.name: getattr(self, choice.name) for choice in fields(FrameSettings)})
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the cache folder's name: readable parts, and a hash of everything that matters.
@@ -83,91 +168,40 @@ class QVHighlightsConfig(datasets.BuilderConfig):
             ValueError: If `custom_features` is given.
         """
         if custom_features is not None:
-            raise ValueError("the columns of QVHighlights are fixed; use dataset.cast(features) on the result")
-        size = "native" if self.frame_size is None else f"{self.frame_size}px"
+            raise ValueError("the columns are fixed; use dataset.cast(features) on the result")
         splits = "-".join(self.prepared_splits())
-        digest = hashlib.sha256(json.dumps(self._fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
-        return f"{splits}-{self.num_frames}f-{size}-{self.frame_format}-{digest}"
-
-    def prepared_splits(self) -> tuple[str, ...]:
-        """Return the splits that will be prepared."""
-        if self.splits is not None:
-            return tuple(self.splits)
-        folder = Path(self.data_dir)
-        present = [
-            split for split, names in ANNOTATION_FILES.items() if any((folder / name).is_file() for name in names)
-        ]
-        if not present:
-            find_annotations(self.data_dir, next(iter(ANNOTATION_FILES)))  # says what is missing
-        return tuple(present)
-
-    def videos(self) -> dict[str, Path]:
-        """Return the video file of each vid."""
-        return find_videos(self.video_dir or Path(self.data_dir) / "videos")
-
-    def annotations(self, split: str) -> list[dict[str, Any]]:
-        """Return the checked annotations of a split, in file order; only test ones may lack labels."""
-        if split not in self._annotations:
-            path = find_annotations(self.data_dir, split)
-            self._annotations[split] = read_annotations(path, require_labels=split != "test")
-        return self._annotations[split]
+        return f"{splits}-{self.frame_settings().readable()}-{digest(self._fingerprint())}"
 
     def _fingerprint(self) -> dict[str, Any]:
         """Collect everything that the cache's content depends on."""
         rows = {split: self.annotations(split) for split in self.prepared_splits()}
-        videos = self.videos()
-        files = {}
-        for vid in sorted({row["vid"] for split_rows in rows.values() for row in split_rows} & videos.keys()):
-            stat = videos[vid].stat()
-            files[vid] = [videos[vid].name, stat.st_size, stat.st_mtime_ns]
-        choices = {
-            name: getattr(self, name)
-            for name in ("num_frames", "frame_size", "frame_format", "variant_offset_frames", "reader", "on_error")
-        }
+        vids = sorted({row["vid"] for split_rows in rows.values() for row in split_rows})
         return {
-            **choices,
-            "format_version": FORMAT_VERSION,
-            "data_dir": str(Path(self.data_dir).resolve()),
-            "video_dir": self.video_dir and str(Path(self.video_dir).resolve()),
-            "duration_tolerance_seconds": self.duration_tolerance_seconds,
+            **self.frame_settings().key(),
+            "on_error": self.on_error,
+            "timeout_seconds": self.timeout_seconds,
             "annotations": rows,
-            "files": files,
+            "videos": self.videos().fingerprint(vids),
         }
 
 
-def prepare_video(path: str | Path, duration_seconds: float, config: QVHighlightsConfig) -> dict[str, Any]:
-    """Return the columns of a row that come from the video.
-
-    Args:
-        path: The video file.
-        duration_seconds: Annotated length T; defines the frame grid.
-        config: What to prepare.
-
-    Returns:
-        `frames`, `frame_shape` and `frame_times_seconds`.
-
-    Raises:
-        VideoReadError: If the file cannot be read.
-    """
-    video = read_frames(
-        path,
-        FrameGrid(duration_seconds, config.num_frames),
-        frame_size=config.frame_size,
-        reader=config.reader,
-        variant_offset_frames=config.variant_offset_frames,
-        duration_tolerance_seconds=config.duration_tolerance_seconds,
-    )
-    columns = encode_frames(video.frames, config.frame_format)
-    return {**columns, "frame_times_seconds": video.times_seconds.tolist()}
+def _check_row(row: dict[str, Any], split: str) -> None:
+    """Refuse what would stop a preparation hours later, whoever has read the row."""
+    try:
+        check_text("query", row["query"])
+        check_text("vid", row["vid"])
+        check_duration(row["duration"])
+    except ValueError as error:
+        raise AnnotationError(f"{split}: qid {row['qid']}: {error}") from None
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of the names."""
-    if value not in allowed:
-        raise ValueError(f"expected {name} to be one of {list(allowed)}, got {value!r}")
+def _probe(file: VideoFile, scratch: Path) -> float | None:
+    """Return the length of a video, None if it cannot be read."""
+    with suppress(VideoReadError, OSError), file.on_disk(scratch) as path:
+        return probe_duration(path)
+    return None
 
 
-def _check_at_least(name: str, value: int, lowest: int) -> None:
-    """Refuse what is not a whole number from `lowest` on."""
-    if type(value) is not int or value < lowest:
-        raise ValueError(f"expected {name} to be a whole number of at least {lowest}, got {value!r}")
+def digest(value: Any) -> str:
+    """Return 16 hexadecimal digits that stand for a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

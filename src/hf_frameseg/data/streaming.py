@@ -148,9 +148,9 @@ class FrameStream(torch.utils.data.IterableDataset):
 
     Rows are those of the data set that was saved, so the collator, `row_frames` and the trainer take them as they are.
     The stream knows its length: epochs, learning rate and resuming of the Trainer are those of a data set (without a
-    length it needs `max_steps` and takes every pass over the data for a part of epoch 0). A trainer of
-    your own needs `accelerator_config={"dispatch_batches": False}` (the package's arguments set it): accelerate would cut
-    batches along their first axis. Workers of a data loader share the row groups among them.
+    length it needs `max_steps` and takes every pass over the data for a part of epoch 0). Other
+    arguments than the package's need `accelerator_config={"dispatch_batches": False}`: accelerate would cut batches
+    along their first axis. Workers of a data loader share the row groups among them.
 
     Args:
         files: Shards: paths, or `hf://` addresses.

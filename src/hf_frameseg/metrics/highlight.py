@@ -19,7 +19,7 @@ MIN_RATINGS: dict[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 NUM_ANNOTATORS = 3
 CLIP_SECONDS = 2
 
-_CHUNK_ELEMENTS = 400_000
+_CHUNK_ELEMENTS = 100_000
 
 
 def fit_to_clips(scores: NDArray[np.float64], num_clips: int) -> NDArray[np.float64]:

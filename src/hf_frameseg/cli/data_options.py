@@ -1,0 +1,85 @@
+"""The options of a command that say which data set, and where it lies."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_frameseg.data.builder import FrameDatasetBuilder
+
+DATASETS = {
+    "qvhighlights": ("qvhighlights", "QVHighlights"),
+    "charades-sta": ("charades_sta", "CharadesSTA"),
+    "activitynet": ("activitynet", "ActivityNet"),
+}
+"""Name -> module in `hf_frameseg.data`, and its builder."""
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the data set, its folders and its splits, and ``--num-proc``.
+
+    Args:
+        parser: Parser of the command.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_data_options(parser)
+        >>> options = parser.parse_args(["--data-dir", "QVH", "--split", "val", "test"])
+        >>> options.split, options.dataset
+        (['val', 'test'], 'qvhighlights')
+    """
+    group = parser.add_argument_group("data set")
+    group.add_argument(
+        "--data-dir", metavar="DIR", type=Path, required=True, help="folder with the annotation files and videos/"
+    )
+    group.add_argument(
+        "--dataset", choices=sorted(DATASETS), default="qvhighlights", help="its format (default: %(default)s)"
+    )
+    group.add_argument("--split", metavar="NAME", nargs="+", help="splits (default: those whose annotations are there)")
+    group.add_argument(
+        "--video-dir", metavar="PATH", type=Path, help="folder of the videos, nested or not, or a tar archive"
+    )
+    group.add_argument("--allow-links", action="store_true", help="follow links that lead out of the video folder")
+    group.add_argument(
+        "--download", action="store_true", help="download annotations of QVHighlights that are not there"
+    )
+    group.add_argument("--num-proc", metavar="N", type=int, help="processes (default: 1)")
+
+
+def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
+    """Return the builder of the data set that the options name.
+
+    Args:
+        options: What the options of `add_data_options` were parsed into.
+
+    Returns:
+        The class.
+    """
+    module, name = DATASETS[options.dataset]
+    return getattr(import_module(f"hf_frameseg.data.{module}"), name)
+
+
+def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the data set's config that the options set.
+
+    Args:
+        options: What the options of `add_data_options` were parsed into.
+
+    Returns:
+        Field -> value.
+
+    Raises:
+        ValueError: If an option does not fit the data set.
+    """
+    if options.num_proc is not None and options.num_proc < 1:
+        raise ValueError(f"--num-proc {options.num_proc}: expected a whole number of at least 1")
+    if options.download and options.dataset != "qvhighlights":
+        raise ValueError(f"--download fetches QVHighlights only; put the files of {options.dataset} into --data-dir")
+    fields: dict[str, Any] = {"data_dir": str(options.data_dir)}
+    if options.video_dir is not None:
+        fields["video_dir"] = str(options.video_dir)
+    fields |= {name: True for name in ("allow_links", "download") if getattr(options, name)}
+    return fields

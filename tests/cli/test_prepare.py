@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hf_frameseg.cli import main
+from hf_frameseg.data import video_jobs
+from hf_frameseg.data.qvhighlights import load_qvhighlights
+from hf_frameseg.data.synthetic import write_dataset
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Train 1 and val 2 synthetic videos."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_dataset(folder, num_train_videos=1, num_val_videos=2, num_test_videos=1, seed=0)
+    return folder
+
+
+def test_a_training_finds_what_was_prepared(data_dir, tmp_path, capsys, monkeypatch):
+    options = ["--num-frames", "3", "--frame-size", "16", "--frame-format", "raw", "--on-error", "skip"]
+    folders = ["--data-dir", str(data_dir), "--cache-dir", str(tmp_path / "cache")]
+    assert main(["prepare", *folders, *options, "--split", "train", "val"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["train", "val"]
+    assert all(Path(line.split()[-1]).is_dir() for line in lines)
+    monkeypatch.setattr(video_jobs, "prepare_video", None)  # nothing is decoded from here on
+    dataset = load_qvhighlights(
+        data_dir,
+        "val",
+        num_frames=3,
+        frame_size=16,
+        frame_format="raw",
+        on_error="skip",
+        cache_dir=tmp_path / "cache",
+    )
+    assert f"val  {len(dataset)} queries" in lines[1]
+
+
+def test_every_choice_of_frames_has_an_option(data_dir, tmp_path, capsys):
+    choices = ["--num-frames", "2", "--short-side", "16", "--grid-kind", "uniform", "--frame-format", "jpeg"]
+    choices += ["--variant-offset-seconds", "0.2", "--reader", "pyav", "--timeout-seconds", "60"]
+    choices += ["--duration-tolerance-seconds", "1", "--on-error", "blank"]
+    folders = ["--data-dir", str(data_dir), "--cache-dir", str(tmp_path / "cache"), "--split", "val"]
+    assert main(["prepare", *folders, *choices]) == 0
+    folder = Path(capsys.readouterr().out.split()[-1])
+    assert folder.parent.name.startswith("val-2f-uniform-short16px-jpeg-")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--on-error", "ignore"], "expected on_error to be one of"),
+        (["--frame-size", "8", "--short-side", "8"], "expected frame_size or short_side, got both"),
+        (["--grid-phase", "2"], "phase"),
+        (["--reader", "ffmpeg"], "expected reader to be one of"),
+        (["--num-frames", "0"], "num_frames to be a whole number of at least 1"),
+    ],
+)
+def test_bad_choices_are_refused_in_one_line(data_dir, tmp_path, capsys, options, message):
+    assert main(["prepare", "--data-dir", str(data_dir), "--cache-dir", str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_video_names_the_report(data_dir, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(data_dir, folder)
+    gone = json.loads((folder / "highlight_val_release.jsonl").read_text().splitlines()[0])["vid"]
+    (folder / "videos" / f"{gone}.mp4").unlink()
+    options = ["prepare", "--data-dir", str(folder), "--cache-dir", str(tmp_path / "cache"), "--split", "val"]
+    assert main([*options, "--frame-size", "16"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"no video {gone}" in error
+    assert json.loads(Path(error.split("report: ")[1]).read_text())["vid"] == gone

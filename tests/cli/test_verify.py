@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_frameseg.cli import main
+from hf_frameseg.data.synthetic import write_dataset
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Train 2, val 3 and test 2 synthetic videos."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_dataset(folder, num_train_videos=2, num_val_videos=3, num_test_videos=2, seed=0)
+    return folder
+
+
+@pytest.fixture
+def data_dir(source, tmp_path):
+    """The data set, to be damaged."""
+    folder = tmp_path / "data"
+    (folder / "videos").mkdir(parents=True)
+    for path in source.rglob("*"):
+        if path.is_file() and (path.suffix == ".jsonl" or path.parent.name == "videos"):
+            (folder / path.relative_to(source)).hardlink_to(path)
+    return folder
+
+
+def vids(data_dir: Path, split: str) -> list[str]:
+    """Return the videos of a split."""
+    lines = (data_dir / f"highlight_{split}_release.jsonl").read_text().splitlines()
+    return list(dict.fromkeys(json.loads(line)["vid"] for line in lines))
+
+
+def test_a_data_set_without_problems(data_dir, capsys):
+    assert main(["verify", "--data-dir", str(data_dir), "--num-proc", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["videos", "queries", "missing", "unreadable", "duration", "queries", "affected"]
+    assert [line.split()[0] for line in lines[1:]] == ["train", "val", "test"]
+    assert [line.split()[1] for line in lines[1:]] == ["2", "3", "2"]
+    assert all(line.split()[3:] == ["0", "0", "0", "0"] for line in lines[1:])
+
+
+def test_problems_are_listed_and_set_the_exit_status(data_dir, tmp_path, capsys):
+    gone, broken, _ = vids(data_dir, "val")
+    (data_dir / "videos" / f"{gone}.mp4").unlink()
+    (data_dir / "videos" / f"{broken}.mp4").unlink()
+    (data_dir / "videos" / f"{broken}.mp4").write_bytes(b"no video" * 100)
+    report = tmp_path / "new" / "problems.json"
+    assert main(["verify", "--data-dir", str(data_dir), "--split", "val", "--json", str(report)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines if gone in line] == [["val", "missing", gone, "no"]]
+    assert [line.split()[:3] for line in lines if broken in line] == [["val", "unreadable", broken]]
+    content = json.loads(report.read_text())
+    assert content["splits"]["val"]["missing"]["videos"] == content["splits"]["val"]["unreadable"]["videos"] == 1
+    assert [problem["vid"] for problem in content["problems"]] == [gone, broken]
+    assert main(["verify", "--data-dir", str(data_dir), "--split", "train"]) == 0
+
+
+def test_long_lists_are_cut_off(data_dir, capsys, monkeypatch):
+    monkeypatch.setattr("hf_frameseg.cli.verify.SHOWN_PROBLEMS", 1)
+    (data_dir / "elsewhere").mkdir()
+    assert (
+        main(["verify", "--data-dir", str(data_dir), "--video-dir", str(data_dir / "elsewhere"), "--split", "val"]) == 1
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == "val  missing     and 2 more; --json FILE lists all"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "validation"], "expected split to be one of ['train', 'val', 'test'], got 'validation'"),
+        (["--num-proc", "0"], "--num-proc 0: expected a whole number of at least 1"),
+        (["--video-dir", "nowhere"], "no video folder at nowhere"),
+        (["--dataset", "charades-sta", "--download"], "--download fetches QVHighlights only"),
+        (["--dataset", "charades-sta"], "charades_sta_train.txt"),
+    ],
+)
+def test_what_is_at_fault_is_said_in_one_line(data_dir, capsys, options, message):
+    assert main(["verify", "--data-dir", str(data_dir), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("frameseg: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_wrong_annotation_is_named(data_dir, capsys):
+    path = data_dir / "highlight_val_release.jsonl"
+    content = path.read_text()
+    path.unlink()
+    path.write_text(content + "{}\n")
+    assert main(["verify", "--data-dir", str(data_dir)]) == 2
+    assert "highlight_val_release.jsonl:" in capsys.readouterr().err
+
+
+def test_torch_is_not_loaded(data_dir):
+    code = f"""
+import sys
+from hf_frameseg.cli import main
+status = main(["verify", "--data-dir", {str(data_dir)!r}, "--split", "val"])
+sys.exit(3 if "torch" in sys.modules else status)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
