@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -239,3 +240,14 @@ def test_a_wrong_command_line_exits_with_2(argv: list[str], capsys: pytest.Captu
         cli.main(argv)
     assert exit_info.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("close", "status"), [("| head -c 1 > /dev/null; exit ${PIPESTATUS[0]}", 0), (">&-", 0)])
+def test_output_that_nobody_reads_is_no_error(tmp_path: Path, close: str, status: int) -> None:
+    row = {"qid": 1, "query": "q", "vid": "v", "duration": 12, "relevant_windows": [[2, 6]]}
+    row |= {"relevant_clip_ids": [1, 2], "saliency_scores": [[4, 4, 2], [4, 3, 2]]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    script = "import sys; from hf_frameseg.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = f'"{sys.executable}" -c "{script}" audit "{tmp_path}/a.jsonl" --num-frames $(seq 1 200) {close}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (status, b"")

@@ -6,6 +6,7 @@ What a command needs is imported inside the function that needs it: ``frameseg -
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         as one line).
     """
     options = build_parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a query may hold what the terminal cannot show
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        if sys.stdout is not None:  # closed by the caller (`>&-`)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has seen enough. The interpreter flushes again at exit, which shall not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except _user_errors() as error:
         if options.debug:
             raise
         print(f"frameseg: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
+    return status
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
