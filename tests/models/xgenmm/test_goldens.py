@@ -199,8 +199,9 @@ def test_forward_equals_the_reference(
     real = expected["fused_attention_mask"].bool()
     for name, tensor in caught.items():
         rows = real if name == "fused_inputs_embeds" else slice(None)
-        # Residual streams reach 14 here; the recorded float32 numbers are up to 2e-5 off a float64 run themselves.
-        assert_near(tensor[rows], expected[name][rows], atol=1e-5, rtol=1e-5)
+        # Residual streams reach 14 here; the recorded float32 numbers are up to 2e-5 off a float64 run themselves, and
+        # so is this machine's run: which kernels compute it depends on the processor.
+        assert_near(tensor[rows], expected[name][rows], atol=4e-5, rtol=1e-5)
     torch.testing.assert_close(output.image_hidden_states, caught["vision_tokens"])
     assert_near(output.logits[real], expected["logits"][real], 1e-4)
     assert_near(output.loss, expected["loss"], 1e-5)
