@@ -80,6 +80,7 @@ def describe(verification: Verification, width: int) -> list[str]:
     from hf_frameseg.cli.text_table import format_table
     from hf_frameseg.data.verification import PROBLEMS
 
+    wide = max(map(len, verification.videos), default=0)
     rows = []
     lines: list[str] = []
     for split, num_videos in verification.videos.items():
@@ -90,11 +91,13 @@ def describe(verification: Verification, width: int) -> list[str]:
         for kind in PROBLEMS:
             some = [one for one in verification.problems if (one.split, one.problem) == (split, kind)]
             lines += [
-                f"{split}  {kind:<10}  {one.vid}  {one.error} ({one.queries} {_plural('query', one.queries)})"
+                f"{split:<{wide}}  {kind:<10}  {one.vid}  {one.error} ({one.queries} {_plural('query', one.queries)})"
                 for one in some[:SHOWN_PROBLEMS]
             ]
             if len(some) > SHOWN_PROBLEMS:
-                lines.append(f"{split}  {kind:<10}  and {len(some) - SHOWN_PROBLEMS} more; --json FILE lists all")
+                lines.append(
+                    f"{split:<{wide}}  {kind:<10}  and {len(some) - SHOWN_PROBLEMS} more; --json FILE lists all"
+                )
     table = format_table(["", "videos", "queries", *PROBLEMS, "queries affected"], rows, width)
     return [*table, *([""] if lines else []), *lines]
 

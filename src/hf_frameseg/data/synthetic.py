@@ -380,4 +380,6 @@ def _write_splits(out_dir: Path, wanted: SyntheticSettings, num_proc: int, progr
         for (split, _), rows in zip(tasks, bar, strict=True):
             lines[split] += [json.dumps(row) for row in rows]
     for split, rows in lines.items():
+        if not rows:
+            continue  # nobody reads an empty annotation file
         (out_dir / f"highlight_{split}_release.jsonl").write_text("".join(line + "\n" for line in rows))
