@@ -377,7 +377,8 @@ def write_figures(
     headlines = {name: headline(result) for name, result in results.items()}
     comparison_figure(headlines, list(HEADLINE_COLUMNS)).savefig(folder / "comparison.png")
     for index in np.linspace(0, len(rows) - 1, num=min(count, len(rows))).astype(int):
-        row, prediction = rows[int(index)], predictions[index]
+        # What the model marked; a picture of ten candidates for a metric says nothing.
+        row, prediction = rows[int(index)], redecode(predictions[index], PAPER_PROPOSALS)
         clips = num_clips(row["duration_seconds"])
         figure = qualitative_figure(
             prediction,
