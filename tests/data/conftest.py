@@ -11,6 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from hf_frameseg.data.readers import READERS, load_reader
+from hf_frameseg.data.worker import thread_worker
+
 _ROWS, _COLUMNS = 2, 5  # ten bits
 
 
@@ -62,6 +65,16 @@ def write_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def read_number() -> Callable[[np.ndarray], int]:
     return _read_number
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest) -> str:
+    """Return the name of each video reader that can be loaded here."""
+    try:
+        thread_worker(load_reader, request.param).call(abs, -1, timeout_seconds=60)
+    except ImportError as error:
+        pytest.skip(str(error))
+    return request.param
 
 
 @pytest.fixture

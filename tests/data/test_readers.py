@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import struct
 import sys
@@ -18,7 +19,6 @@ from hf_frameseg.data.readers import READERS, load_reader, reader_names
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.data.video import VideoReadError, read_frames
 from hf_frameseg.data.video_index import VideoRefusedError, index_video
-from hf_frameseg.data.worker import thread_worker
 from hf_frameseg.moments import FrameGrid
 
 NUM_SOURCE = 120
@@ -95,16 +95,6 @@ def numbered(tmp_path_factory, write_video):
         return path if path.exists() else write_video(path, **{**CASES, **HARD_CASES}[name])
 
     return get
-
-
-@pytest.fixture(params=READERS)
-def reader(request):
-    """Return the name of each reader that can be loaded here."""
-    try:
-        thread_worker(load_reader, request.param).call(abs, -1, timeout_seconds=60)
-    except ImportError as error:
-        pytest.skip(str(error))
-    return request.param
 
 
 def numbers_of(frames, read_number):
@@ -300,6 +290,18 @@ def test_frames_that_are_skipped_change_nothing(numbered):
         np.testing.assert_array_equal(frames, [every[i] for i in positions])
 
 
+def test_decoded_frames_are_not_kept(numbered):
+    index = index_video(numbered("constant.mp4"))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in READERS["pyav"](index, np.arange(NUM_SOURCE)):
+            pass
+        assert sum(type(each) is av.VideoFrame for each in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
+
+
 def test_pictures_that_grow_are_refused_or_scaled(tmp_path, write_growing_video, monkeypatch):
     path = write_growing_video(tmp_path / "growing.ts", [(64, 80), (128, 160)])
     with pytest.raises(VideoRefusedError, match=r"size changes from \(64, 80\) to \(128, 160\); give frame_size"):
@@ -392,6 +394,13 @@ def test_torchcodec_is_not_loaded_into_a_process_with_decord(monkeypatch):
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
     with pytest.raises(ImportError, match="crashes where decord is loaded already; give timeout_seconds"):
         load_reader("torchcodec")
+
+
+def test_a_reader_added_at_run_time_is_used_here_and_unknown_elsewhere(numbered, monkeypatch):
+    monkeypatch.setitem(READERS, "mine", READERS["pyav"])
+    assert read_frames(numbered("constant.mp4"), num_frames=2, reader="mine", timeout_seconds=None).reader == "mine"
+    with pytest.raises(ImportError, match="reader 'mine' cannot be loaded: .*; give yours as 'module:function'"):
+        read_frames(numbered("constant.mp4"), num_frames=2, reader="mine")
 
 
 @pytest.mark.parametrize("name", ["no_such_module:read", "hf_frameseg.data.video:no_such_function"])

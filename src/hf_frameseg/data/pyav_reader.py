@@ -129,19 +129,22 @@ class _ToRgb:
     def __init__(self, index: VideoIndex) -> None:
         self._index = index
         self._graph: Graph | None = None
-        self._shape: tuple[Any, ...] = ()
+        self._kind: tuple[Any, ...] = ()
+        self._orientation = _Orientation(False, 0)
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return the picture, shape (H, W, 3)."""
-        orientation = _orientation(frame, self._index.path)
-        shape = (frame.width, frame.height, frame.format.name)
-        if shape != self._shape:
+        kind = (frame.width, frame.height, frame.format.name, frame.rotation)
+        if kind != self._kind:
             check_picture_size(self._index.path, frame.height, frame.width)
-            self._graph, self._shape = _rgb_graph(frame, self._index.time_base), shape
+            self._graph = _rgb_graph(frame, self._index.time_base)
+            self._orientation = _orientation(frame, self._index.path)
+            self._kind = kind
         self._graph.push(frame)
         picture = self._graph.pull().to_ndarray()
-        upright = np.rot90(picture[:, ::-1] if orientation.mirrored else picture, orientation.quarter_turns)
-        return np.ascontiguousarray(upright)
+        if self._orientation.mirrored:
+            picture = picture[:, ::-1]
+        return np.ascontiguousarray(np.rot90(picture, self._orientation.quarter_turns))
 
 
 def _rgb_graph(frame: VideoFrame, time_base: Fraction) -> Graph:
@@ -170,7 +173,10 @@ class _Orientation(NamedTuple):
 
 
 def _orientation(frame: VideoFrame, path: Path) -> _Orientation:
-    """Return the orientation that the file or the frame states."""
+    """Return the orientation that the file or the frame states.
+
+    Once for all frames alike: one whose `side_data` has been asked for is kept until the garbage collector comes along.
+    """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return _Orientation(False, 0)

@@ -10,6 +10,7 @@ FFmpeg's filter graph does: the pictures are equal to the bit.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -129,7 +130,13 @@ READERS: dict[str, Reader] = {
     "decord": decode_with_decord,
     "torchcodec": decode_with_torchcodec,
 }
-"""Readers by name, in the order in which "auto" tries them (measured by benchmarks/readers.py)."""
+"""Readers by name, in the order in which "auto" tries them.
+
+PyAV is the fastest, and the only one that reads every file of the tests (benchmarks/readers.py). torchcodec is faster
+than decord, but its process takes seconds and 0.7 GB to start, which files that PyAV cannot read seldom repay.
+"""
+
+_LIBRARIES = {"pyav": "av", "decord": "decord"}
 
 
 def reader_names(reader: str) -> tuple[str, ...]:
@@ -171,14 +178,14 @@ def load_reader(name: str) -> Reader:
     try:
         if name == "torchcodec":
             _import_torchcodec()
-        elif name in READERS:
-            import_module({"pyav": "av"}.get(name, name))
-        if name in READERS:
-            return READERS[name]
-        module, _, function = name.partition(":")
-        return getattr(import_module(module), function)
-    except (AttributeError, OSError, RuntimeError) as error:  # OSError: a shared library that a library needs
-        raise ImportError(f"reader {name!r} cannot be loaded: {error}") from error
+        elif name in _LIBRARIES:
+            import_module(_LIBRARIES[name])
+        module, colon, function = name.partition(":")
+        return getattr(import_module(module), function) if colon else READERS[name]
+    # OSError: a shared library that a library needs. KeyError: a line that some program has added to its own READERS.
+    except (AttributeError, KeyError, OSError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ImportError(f"reader {name!r} cannot be loaded: {reason}; give yours as 'module:function'") from error
 
 
 def _import_torchcodec() -> None:
@@ -189,6 +196,7 @@ def _import_torchcodec() -> None:
             "torchcodec crashes where decord is loaded already; give timeout_seconds: each reader then has a process "
             "of its own"
         )
+    os.environ.setdefault("TORCHCODEC_FFMPEG_LOG_LEVEL", "QUIET")  # its errors arrive as exceptions
     try:
         ffmpeg_version = require("torchcodec", extra="torchcodec").ffmpeg_major_version
     except (OSError, RuntimeError):  # before 0.17 it could not be imported without FFmpeg

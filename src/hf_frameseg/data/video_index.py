@@ -184,8 +184,9 @@ def failure_line(path: Path, verb: str, error: BaseException) -> str:
     Returns:
         The line.
     """
-    # decord puts "[time of day] source file:line: " before its texts: no use to anyone, and never twice the same.
-    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", " ".join(str(error).split()))
+    # decord puts "[time of day] source file:line: " before its texts, torchcodec "function, source file:line, ": no use
+    # to anyone, and the time is never twice the same.
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |\w+, \S+:\d+, ", "", " ".join(str(error).split()))
     if not text or isinstance(error, (LookupError, ArithmeticError, MemoryError, TypeError, AssertionError)):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")  # texts such as "'frames'" say nothing alone
     return f"{path.name}: could not be {verb}: {text[:300]}"
