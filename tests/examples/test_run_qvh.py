@@ -265,6 +265,27 @@ def test_wrong_arguments_are_one_clear_line(
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_videos_that_cannot_be_read_are_scored_but_teach_nothing(
+    script: ModuleType, data: Path, base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    lost = {}
+    for split in ("train", "val"):
+        rows = read_annotations(folder / f"highlight_{split}_release.jsonl")
+        (folder / "videos" / f"{rows[0]['vid']}.mp4").unlink()
+        lost[split] = ([row["qid"] for row in rows], [row["qid"] for row in rows if row["vid"] == rows[0]["vid"]])
+    model_args, data_args, _, training_args = script.parse(
+        [f"--data_dir={folder}", f"--output_dir={tmp_path}/run", f"--model_name_or_path={base}", "--on_error=blank"]
+        + [f"--cache_dir={tmp_path}/cache", "--use_cpu=true", "--frame_size=16"]
+    )
+    task = script.task_config(model_args, data_args, training_args)
+    train, evaluation = script.load_rows(data_args, task, training_args)
+    assert train["qid"][:] == [qid for qid in lost["train"][0] if qid not in lost["train"][1]] != []
+    assert evaluation["qid"][:] == lost["val"][0]
+    assert [row["qid"] for row in evaluation if row["frames_missing"]] == lost["val"][1]
+
+
 def test_a_misspelt_decoder_is_one_line_before_videos_are_read(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: expected decoder to be one of runs, runs\+fill, .*, got 'run'"):
         run(tmp_path / "out", "--decoder=run", f"--data_dir={tmp_path / 'nowhere'}")
