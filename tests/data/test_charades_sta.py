@@ -248,7 +248,7 @@ def test_queries_of_a_missing_video_are_reported_and_left_out(folder: Path, capl
         load(folder)
     rows = load(folder, on_error="skip")
     assert rows["vid"] == ["X9YZ0"]
-    assert "1 videos (2 queries)" in caplog.text
+    assert "missing or unreadable videos: 1 (2 queries)" in caplog.text
 
 
 def test_missing_files_are_named(folder: Path) -> None:

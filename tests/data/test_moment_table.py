@@ -184,7 +184,7 @@ def test_loading_a_table_asks_the_videos_for_what_it_does_not_state(
     assert 5.9 < rows["duration_seconds"][0] < 6  # two complete clips
     assert rows["saliency_source"] == ["annotators", "window"]
     assert rows["relevant_clip_ids"] == [[0, 1], [1, 2, 4]]
-    assert "1 videos (1 queries)" in caplog.text
+    assert "missing or unreadable videos: 1 (1 queries)" in caplog.text
     elsewhere = load_moments(table, tmp_path / "videos" / "nested", **options)
     assert elsewhere["vid"] == ["b"]
 

@@ -217,7 +217,7 @@ def test_unreadable_videos_can_be_skipped_with_a_report(load, data_dir, tmp_path
         dataset = load(num_proc=num_proc, on_error="skip")
     assert dataset["qid"][:] == [2, 7]
     assert [r.getMessage() for r in caplog.records if r.name == builder.__name__] == [
-        "videos without frames: 2 (3 queries), which were left out; see "
+        "missing or unreadable videos: 2 (3 queries), which were left out; see "
         f"{next((tmp_path / 'cache').rglob('failures.jsonl'))}"
     ]
     report = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).read_text().splitlines()]

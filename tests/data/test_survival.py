@@ -298,7 +298,7 @@ def test_blank_keeps_the_rows_and_marks_them(load, data_dir, caplog, frame_forma
     assert not row_frames(blank).any()
     assert row_frames(real).any()
     assert blank["frame_times_seconds"] == [[time] * 3 for time in FrameGrid(2.0, 3).times_seconds]
-    assert "2 videos (4 queries) have black frames; see " in caplog.text
+    assert "missing or unreadable videos: 2 (4 queries), which have black frames; see " in caplog.text
     folder = Path(dataset.cache_files[0]["filename"]).parent
     failures = [json.loads(line)["vid"] for line in (folder / FAILURES_FILE).read_text().splitlines()]
     assert failures == ["v1", "v4"]
