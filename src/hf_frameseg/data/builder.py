@@ -314,7 +314,9 @@ def load_split(builder: FrameDatasetBuilder, split: str, num_proc: int | None = 
     if failures := read_failures(report):
         queries = sum(failure["queries"] for failure in failures)
         what = "have black frames" if builder.config.on_error == "blank" else "were left out"
-        logger.warning("missing or unreadable videos: %d (%d queries), which %s; see %s", len(failures), queries, what, report)
+        logger.warning(
+            "missing or unreadable videos: %d (%d queries), which %s; see %s", len(failures), queries, what, report
+        )
     return builder.as_dataset(split)
 
 
