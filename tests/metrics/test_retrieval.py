@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,37 @@ def test_more_truths_than_windows_cap_the_ap() -> None:
     truths = np.array([[10 * i, 10 * i + 5] for i in range(20)], dtype=np.float64)
     listed = np.column_stack([truths[:10], np.ones(10)])
     assert ap(listed, truths) == pytest.approx(0.5)
+
+
+def test_many_gains_are_added_in_the_official_order() -> None:
+    # Numpy adds eight numbers or more in another order than a loop, and the step to full recall is one of them.
+    rng, differ = np.random.default_rng(0), 0
+    for _ in range(200):
+        num_truths = int(rng.integers(10, 15))
+        truths = np.array([[10 * i, 10 * i + 5] for i in range(num_truths)], dtype=np.float64)
+        hit = rng.random(12) < 0.8
+        hit[np.cumsum(hit) > num_truths] = False
+        targets = np.where(hit, 10.0 * (np.cumsum(hit) - 1), 5000.0)
+        listed = np.column_stack([targets, targets + 5, -np.arange(12)])
+        recall = np.hstack([0, np.cumsum(hit) / num_truths, 1])
+        precision = np.hstack([np.cumsum(hit) / np.arange(1, 13), 0])
+        gains = [(recall[i + 1] - recall[i]) * precision[i:].max() for i in range(13) if recall[i + 1] != recall[i]]
+        assert ap(listed, truths) == np.sum(gains)
+        differ += np.sum(gains) != sum(gains)
+    assert differ > 10  # else the test would not see the order
+
+
+def test_equal_overlaps_are_tried_in_the_order_of_the_official_sort(slow_reference: ModuleType) -> None:
+    rng, decided = np.random.default_rng(0), 0
+    for _ in range(300):
+        truths = np.sort(rng.integers(0, 8, (rng.integers(2, 7), 2)), axis=1) + [0.0, 1.0]
+        listed = np.column_stack([np.sort(rng.integers(0, 8, (6, 2)), axis=1) + [0.0, 1.0], np.zeros(6)])
+        found = retrieval.average_precision([listed], [truths])[0]
+        expected = [slow_reference.window_ap(listed.tolist(), truths.tolist(), t) for t in retrieval.IOU_THRESHOLDS]
+        assert found == pytest.approx(expected, abs=1e-12)
+        backwards = retrieval.average_precision([listed], [truths[::-1]])[0]
+        decided += not np.allclose(found, backwards)
+    assert decided > 5  # else no tie decided anything
 
 
 def test_a_nan_iou_counts_as_a_match_in_ap_and_as_a_miss_in_r1() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.metrics._ragged import chunks, pad
+from hf_frameseg.metrics._ragged import chunks, pad, sums
 
 MIN_RATINGS: dict[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 """Smallest rating that makes a clip positive. The papers' HL-mAP and HIT@1 are VeryGood."""
@@ -104,7 +104,8 @@ def _level_precision(
     before[..., 1:] = np.maximum.accumulate(np.where(ends, found, 0), axis=-1)[..., :-1]
     new_level = ends & (found > before)
     levels = new_level.sum(axis=-1)
-    return np.where(new_level, best, 0.0).sum(axis=-1) / np.maximum(levels, 1)
+    # From full recall down, as the official code adds them: the last bit decides how a mean on half a hundredth rounds.
+    return sums(best[..., ::-1], new_level[..., ::-1]) / np.maximum(levels, 1)
 
 
 def top_clip(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.metrics._ragged import chunks, pad
+from hf_frameseg.metrics._ragged import chunks, pad, sums
 
 IOU_THRESHOLDS: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of R1 and mAP, as the official evaluator rounds them."""
@@ -152,7 +152,7 @@ def average_precision(
         iou = window_iou(ranked[:, :, None], windows[:, None])
         # -inf is below every threshold: padding never matches, and as a last-ranked false positive it costs nothing.
         iou = np.where(predicted[:, :, None] & real[:, None], iou, -np.inf)
-        matched = _match(iou, _preference(iou, counts[rows]), limits)
+        matched = _match(iou, _preference(iou, counts[rows], limits.min(initial=np.inf)), limits)
         result[rows] = _interpolated_precision(matched, counts[rows].astype(np.float64))
     return result
 
@@ -164,22 +164,26 @@ def _by_score(windows: NDArray[np.float64]) -> NDArray[np.float64]:
     return windows[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
-def _preference(iou: NDArray[np.float64], num_truths: NDArray[np.int64]) -> NDArray[np.int32]:
+def _preference(iou: NDArray[np.float64], num_truths: NDArray[np.int64], lowest_limit: np.float64) -> NDArray[np.int32]:
     """Number the ground-truth windows in the order a predicted window tries them.
 
     Args:
         iou: IoU (Q, N, G); -inf for padding.
         num_truths: Real ground-truth windows, (Q,).
+        lowest_limit: Lowest threshold; the order below it plays no part.
 
     Returns:
-        Position of each ground-truth window, (Q, N, G): NaN first, then by falling IoU, the later window on ties.
+        Position of each ground-truth window, (Q, N, G): NaN first, then by falling IoU.
     """
     order = np.argsort(iou, axis=-1, kind="stable")[..., ::-1]
     place = np.argsort(order, axis=-1).astype(np.int32)
-    # Several NaN are ties that do decide matches, and the official code leaves their order to numpy's default sort,
-    # which is not stable above 16 entries: the same call on the same entries is the only way to its number. Ties of
-    # finite IoU reach 0.5 only where two equal windows touch; there the stable order holds on every machine.
-    for q, n in np.argwhere(np.isnan(iou).any(axis=-1)):
+    # The official code leaves ties to numpy's default sort, whose order depends on the processor. They decide matches
+    # among several NaN and where ground-truth windows overlap or touch; there, the same call on the same entries is the
+    # only way to its number.
+    falling = np.take_along_axis(iou, order, axis=-1)
+    first, second = falling[..., :-1], falling[..., 1:]
+    tied = ((first == second) & (first >= lowest_limit)) | (np.isnan(first) & np.isnan(second))
+    for q, n in np.argwhere(tied.any(axis=-1)):
         tried = np.argsort(iou[q, n, : num_truths[q]])[::-1]
         place[q, n, tried] = np.arange(len(tried))
     return place
@@ -212,14 +216,13 @@ def _match(iou: NDArray[np.float64], place: NDArray[np.int32], limits: NDArray[n
 
 def _interpolated_precision(matched: NDArray[np.bool_], num_truths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn true positives (Q, T, N) in rank order into AP (Q, T); `num_truths` (Q,) normalises recall."""
-    positives = num_truths[:, None, None]
-    # The detour over recall and the summation order follow the official code to the last bit: a mean that falls on
-    # half a hundredth must round the same way.
-    recall = np.cumsum(matched, axis=-1) / positives
-    precision = recall * positives / (recall * positives + np.cumsum(~matched, axis=-1))
+    found = np.cumsum(matched, axis=-1)
+    recall = found / num_truths[:, None, None]
+    precision = found / np.arange(1, matched.shape[-1] + 1)
     best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     gain = np.diff(recall, axis=-1, prepend=0.0) * best
-    total = np.zeros(gain.shape[:-1])
-    for n in range(gain.shape[-1]):
-        total += gain[..., n]
-    return total
+    # The official code adds the gains of the matches and, below full recall, a last step of height 0, which counts for
+    # the order of the sum. To the last bit, because a mean on half a hundredth must round the same way.
+    last = np.zeros((*gain.shape[:-1], 1))
+    steps = np.concatenate([matched, matched.sum(axis=-1, keepdims=True) < num_truths[:, None, None]], axis=-1)
+    return sums(np.concatenate([gain, last], axis=-1), steps)
