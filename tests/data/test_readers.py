@@ -80,6 +80,7 @@ HARD_CASES = {
     "stream.ts": {**_RATE_30_TS, "options": {"bf": "2", "g": "12"}},
     "interlaced.ts": {**_RATE_30_TS, "options": {"x264-params": "interlaced=1:keyint=20"}},
     "b_frames.avi": {**_RATE_30, "codec": "mpeg4", "options": {"bf": "2", "g": "12"}},
+    "no_offsets.avi": {**_RATE_30, "options": {"bf": "3", "b_strategy": "0", "g": "25"}},
     "refresh.mp4": {**_RATE_30, "options": {"x264-params": "intra-refresh=1:keyint=30"}},
     "one_pixel.mkv": {**_RATE_30, "codec": "ffv1", "size": (1, 1)},
 }
@@ -95,6 +96,12 @@ def numbered(tmp_path_factory, write_video):
         return path if path.exists() else write_video(path, **{**CASES, **HARD_CASES}[name])
 
     return get
+
+
+def without_composition_offsets(path: Path, source: Path) -> Path:
+    """Hide the tables that say when frames are shown: only the times of decoding are left."""
+    path.write_bytes(source.read_bytes().replace(b"ctts", b"free").replace(b"elst", b"free"))
+    return path
 
 
 def numbers_of(frames, read_number):
@@ -116,6 +123,51 @@ def test_the_pictures_are_the_frames_shown_at_the_chosen_times(numbered, read_nu
     assert result.frames.shape == (num_frames, 3, *case.get("size", (64, 80)), 3)
     assert result.frames.dtype == np.uint8
     assert result.reader == reader
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord", "auto"])
+def test_frames_with_the_time_stamps_of_others_are_counted(tmp_path, numbered, read_number, reader):
+    path = without_composition_offsets(tmp_path / "decoding_times.mp4", numbered("b_frames.mp4"))
+    assert index_video(path).by_count
+    result = read_frames(path, num_frames=40, reader=reader)
+    expected = select_frames(times_of(CASES["b_frames.mp4"]), FrameGrid(result.duration_seconds, 40))
+    np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
+
+
+def without_first_packet(path: Path, source: Path) -> Path:
+    """Cut off the first key frame: H.264's decoder is silent up to the second."""
+    with av.open(str(source)) as container, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(container.streams.video[0])
+        for packet in [packet for packet in container.demux(video=0) if packet.size][1:]:
+            packet.stream = stream
+            target.mux(packet)
+    return path
+
+
+def test_counting_stops_where_frames_are_lost(tmp_path, numbered):
+    path = without_first_packet(tmp_path / "headless.avi", numbered("no_offsets.avi"))
+    assert index_video(path).by_count
+    with pytest.raises(VideoReadError, match="only their number tells their times; convert"):
+        read_frames(path, num_frames=40, reader="pyav")
+
+
+def test_a_file_that_starts_in_the_middle_gives_no_other_frames(tmp_path, numbered, read_number, reader):
+    path = without_first_packet(tmp_path / "headless.mp4", numbered("b_frames.mp4"))
+    with pytest.raises(VideoReadError):
+        read_frames(path, num_frames=40, reader=reader)
+    late = FrameGrid(4.0, 1, phase=0.4)  # one frame at 3.6 s, which is there
+    try:
+        result = read_frames(path, late, reader=reader)
+    except VideoReadError:
+        assert reader != "pyav"
+        return
+    # The first picture shown is the one after the key frame, so everything is one frame earlier.
+    assert read_number(result.frames[0, 1]) == round(result.times_seconds[0, 1] * 30) + 1
+
+
+@pytest.mark.parametrize("name", ["constant.mp4", "b_frames.mp4", "variable.mkv", "hevc.mp4", "stream.ts"])
+def test_files_with_presentation_times_are_not_counted(numbered, name):
+    assert not index_video(numbered(name)).by_count
 
 
 @pytest.mark.parametrize("name", HARD_CASES)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.filter import Graph
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.stream import VideoStream
 
 _MAX_REORDERED_FRAMES = 32  # H.264 and HEVC reorder up to 16
 
@@ -43,6 +45,10 @@ def decode_with_pyav(index: VideoIndex, positions: NDArray[np.int64]) -> Iterato
     """
     to_rgb = _ToRgb(index)
     num_read = 0
+    if index.by_count:
+        with open_container(index.path) as container:
+            yield from map(to_rgb, _counted_frames(container, index, positions))
+        return
     for frame in _seek_frames(index, positions):
         yield to_rgb(frame)
         num_read += 1
@@ -100,10 +106,7 @@ def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[Vi
 def _wanted_frames(container: InputContainer, index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[VideoFrame]:
     """Decode from where the container is; end early when a frame does not come."""
     stream = container.streams[index.stream_index]
-    context = stream.codec_context
-    if not context.is_open:
-        context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # pictures may be larger than the header says
+    context = _prepared(stream)
     # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the same
     # temporal layer does.)
     can_skip = context.name == "h264"
@@ -121,6 +124,40 @@ def _wanted_frames(container: InputContainer, index: VideoIndex, positions: NDAr
             yield ready.pop(waiting.popleft())
         if not unsent or len(ready) > _MAX_REORDERED_FRAMES:
             return
+
+
+def _counted_frames(container: InputContainer, index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[VideoFrame]:
+    """Decode from the start and count: for files whose time stamps are not those of the frames (`by_count`)."""
+    stream = container.streams[index.stream_index]
+    context = _prepared(stream)
+    wanted, last = frozenset(positions.tolist()), int(positions[-1])
+    num_sent = num_shown = 0
+    for packet in container.demux(stream):
+        frames = packet.decode()
+        num_sent += packet.size > 0 and not packet.is_discard
+        at_end = num_shown + len(frames) > last
+        if at_end and packet.size:
+            frames = [*frames, *context.decode(None)]
+        numbered = list(enumerate(frames, num_shown))
+        num_shown += len(frames)
+        if at_end and num_shown != num_sent:  # one was lost, and those behind it have other positions
+            break
+        yield from (frame for position, frame in numbered if position in wanted)
+        if at_end:
+            return
+    raise VideoReadError(
+        f"{index.path.name}: could not be decoded by pyav: {num_shown} of {num_sent} frames came out of the decoder, "
+        "and only their number tells their times; convert the file to mp4 first"
+    )
+
+
+def _prepared(stream: VideoStream) -> VideoCodecContext:
+    """Return the decoder of a stream, limited."""
+    context = stream.codec_context
+    if not context.is_open:
+        context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # pictures may be larger than the header says
+    return context
 
 
 class _ToRgb:

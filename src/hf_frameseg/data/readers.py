@@ -46,12 +46,18 @@ def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Itera
     import decord
 
     refuse_mirrored("decord", index)
+    if not index.starts_with_key:
+        raise VideoReadError(
+            f"{index.path.name}: could not be decoded by decord: the file does not start with a key frame, and decord "
+            "then counts wrongly; use pyav"
+        )
     decord.logging.set_level(decord.logging.QUIET)  # its errors arrive as exceptions
     # By default decord repeats another frame for one that it cannot decode, silently: allow none.
     reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
     _check_count("decord", index, len(reader), len(index.pts) + index.num_hidden)
     keys = np.asarray(reader.get_key_indices(), dtype=np.int64)
-    if index.container not in _EXACT_SEEKS or index.num_hidden or not np.array_equal(keys, index.key_positions):
+    straight = index.container not in _EXACT_SEEKS or index.num_hidden or index.by_count
+    if straight or not np.array_equal(keys, index.key_positions):
         yield from _read_straight(reader, positions, keys)
     else:
         for first in range(0, len(positions), _BATCH_FRAMES):
@@ -98,6 +104,11 @@ def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> I
     from torchcodec.decoders import VideoDecoder
 
     refuse_mirrored("torchcodec", index)
+    if index.by_count:
+        raise VideoReadError(
+            f"{index.path.name}: could not be decoded by torchcodec: it goes by time stamps, and those of the file are "
+            "not the frames'; use pyav"
+        )
     decoder = VideoDecoder(
         str(index.path),
         stream_index=index.stream_index,

@@ -56,6 +56,11 @@ class VideoIndex:
         time_base: Seconds per unit of `pts`.
         key_positions: Display positions of the key frames, ascending.
         num_hidden: Further frames in the file that an edit list hides.
+        by_count: The time stamps rise in decoding order though the codec may reorder its frames (AVI has no others, and
+            some MP4 files lost them): a decoder gives frames the stamps of others, and the frame at display position i
+            is the i-th that comes out.
+        starts_with_key: The file starts with a key frame, and no frame is shown before it. Else decoders leave out
+            frames at the start, silently, and the i-th that comes out is a later one.
         duration_seconds: From the start of the first frame to the end of the last.
     """
 
@@ -66,6 +71,8 @@ class VideoIndex:
     time_base: Fraction
     key_positions: NDArray[np.int64]
     num_hidden: int
+    by_count: bool
+    starts_with_key: bool
     duration_seconds: float
 
     @property
@@ -94,6 +101,7 @@ def index_video(path: str | Path) -> VideoIndex:
         with open_container(path) as container:
             stream = best_stream(container, path)
             packets = _list_packets(container, stream, path)
+            reorders = bool(stream.codec_context.has_b_frames)
             name, stream_index, time_base = container.format.name, stream.index, stream.time_base
     except VideoReadError:
         raise
@@ -102,14 +110,27 @@ def index_video(path: str | Path) -> VideoIndex:
     shown = [packet for packet in packets if not packet.hidden]
     if not shown or not time_base:
         raise VideoReadError(f"{path.name}: the video stream holds no frame; replace the file")
-    pts = np.unique(np.array([packet.pts for packet in shown], dtype=np.int64))
+    in_decoding_order = np.array([packet.pts for packet in shown], dtype=np.int64)
+    pts = np.unique(in_decoding_order)
+    by_count = reorders and len(pts) > 1 and np.array_equal(pts, in_decoding_order)
     keys = np.unique(np.searchsorted(pts, [packet.pts for packet in shown if packet.key]))
     duration_seconds = _duration_seconds(pts, {packet.pts: packet.length for packet in shown}, time_base)
     if not 0 < duration_seconds <= MAX_DURATION_SECONDS:
         raise VideoReadError(
             _over_limit(path, f"{duration_seconds:g} s", f"above 0 and up to {MAX_DURATION_SECONDS:g} s")
         )
-    return VideoIndex(path, name, stream_index, pts, time_base, keys, len(packets) - len(shown), duration_seconds)
+    return VideoIndex(
+        path=path,
+        container=name,
+        stream_index=stream_index,
+        pts=pts,
+        time_base=time_base,
+        key_positions=keys,
+        num_hidden=len(packets) - len(shown),
+        by_count=by_count,
+        starts_with_key=packets[0].key and packets[0].pts == min(packet.pts for packet in packets),
+        duration_seconds=duration_seconds,
+    )
 
 
 def open_container(path: Path) -> InputContainer:
