@@ -67,7 +67,7 @@ class XGenMMConfig(PreTrainedConfig):
     """
 
     model_type = "xgenmm"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,

@@ -165,7 +165,7 @@ class XGenMMPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["XGenMMPerceiverLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -345,7 +345,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -359,7 +359,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
             attention_mask: (B, L) 1 for tokens, 0 for padding.
             position_ids: (B, L) RoPE positions; default 0..L-1, padding included, which RoPE cannot tell from
                 positions counted without padding.
-            past_key_values: Cache of earlier tokens.
+            cache: Keys and values of earlier tokens.
             inputs_embeds: (B, L, D) embeddings; `<image>` rows must hold the embedding of `image_token_id`.
             use_cache: Whether to return the cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}` instead of `pixel_values`; `generate` encodes
@@ -390,13 +390,13 @@ class XGenMMModel(XGenMMPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             **kwargs,
         )
         return XGenMMModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_features,
@@ -456,7 +456,7 @@ class XGenMMForConditionalGeneration(XGenMMPreTrainedModel, GenerationMixin):
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -471,7 +471,7 @@ class XGenMMForConditionalGeneration(XGenMMPreTrainedModel, GenerationMixin):
             pixel_values: (N, 3, H, W) all images of the batch, sample after sample.
             attention_mask: (B, L) 1 for tokens, 0 for padding.
             position_ids: (B, L) RoPE positions.
-            past_key_values: Cache of earlier tokens.
+            cache: Keys and values of earlier tokens.
             inputs_embeds: (B, L, D) embeddings instead of `input_ids`.
             labels: (B, L) ids, -100 where no loss is wanted; shifted by one inside. Needs all logits.
             use_cache: Whether to return the cache.
@@ -491,7 +491,7 @@ class XGenMMForConditionalGeneration(XGenMMPreTrainedModel, GenerationMixin):
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -512,7 +512,7 @@ class XGenMMForConditionalGeneration(XGenMMPreTrainedModel, GenerationMixin):
         return XGenMMCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
