@@ -33,7 +33,8 @@ def window_ap(windows: list[list[float]], truths: list[list[float]], threshold: 
         overlaps = [iou(window, truth) for truth in truths]
         # NaN before everything, then the largest overlap.
         order = sorted(range(len(truths)), key=lambda j: (overlaps[j] != overlaps[j], overlaps[j], j), reverse=True)
-        if len({repr(value) for value in overlaps if not value < threshold}) < sum(not v < threshold for v in overlaps):
+        near = [value for value in overlaps if not value < threshold]
+        if len(near) > 1 and len(set(map(repr, near))) < len(near):
             order = np.argsort(overlaps)[::-1].tolist()  # ties are as numpy leaves them on this processor
         found = False
         for j in order:

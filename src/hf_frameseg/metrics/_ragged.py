@@ -43,29 +43,27 @@ def chunks(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]
         start += rows
 
 
-def sums(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Sum the kept values of each row in the order in which `np.sum` adds a vector of just these.
+def stretch_sums(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum consecutive stretches, each in the order in which `np.sum` adds a vector of its length.
 
-    Numpy adds eight values or more in another order than a plain loop, and zeros in between shift it. The last bit
-    depends on that order, and with it the side to which a mean on half a hundredth rounds.
+    Numpy adds eight values or more in another order than a plain loop. The last bit depends on it, and with that the
+    side to which a mean on half a hundredth rounds.
 
     Args:
-        values: (..., N).
-        kept: Which of them to add, (..., N).
+        values: The stretches one after the other, (N,).
+        lengths: Their lengths, summing to N, any shape.
 
     Returns:
-        Sums, (...).
+        Sums, of the shape of `lengths`.
 
     Example:
-        >>> values = np.array([[0.1, 9.0, 0.2], [0.5, 0.25, 9.0]])
-        >>> sums(values, values < 1.0).round(2).tolist()
-        [0.3, 0.75]
+        >>> stretch_sums(np.array([0.1, 0.2, 0.5, 0.25]), np.array([2, 0, 2])).round(2).tolist()
+        [0.3, 0.0, 0.75]
     """
-    counts = kept.sum(axis=-1)
-    order = np.argsort(~kept, axis=-1, kind="stable")
-    front = np.take_along_axis(values, order, axis=-1).reshape(counts.size, values.shape[-1])
-    result = np.zeros(front.shape[0])
-    for count in np.unique(counts):
-        rows = counts.reshape(-1) == count
-        result[rows] = np.ascontiguousarray(front[rows, :count]).sum(axis=1)
-    return result.reshape(counts.shape)
+    flat_lengths = lengths.reshape(-1)
+    starts = np.cumsum(flat_lengths) - flat_lengths
+    result = np.zeros(flat_lengths.size)
+    for length in np.unique(flat_lengths):
+        rows = flat_lengths == length
+        result[rows] = values[starts[rows, None] + np.arange(length)].sum(axis=1)
+    return result.reshape(lengths.shape)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.metrics._ragged import chunks, pad, sums
+from hf_frameseg.metrics._ragged import chunks, pad, stretch_sums
 
 MIN_RATINGS: dict[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 """Smallest rating that makes a clip positive. The papers' HL-mAP and HIT@1 are VeryGood."""
@@ -70,18 +70,27 @@ def highlight_average_precision(
     """
     minimum = np.asarray(min_ratings, dtype=np.float64)
     annotators = ratings[0].shape[1] if len(ratings) else NUM_ANNOTATORS
-    result = np.zeros((len(scores), minimum.size, annotators))
     sizes = np.array([len(clips) for clips in ratings], dtype=np.int64) * minimum.size * annotators
+    order, precisions = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    num_levels = np.zeros((len(scores), minimum.size, annotators), dtype=np.int64)
     for rows in chunks(sizes, _CHUNK_ELEMENTS):
         padded_ratings, valid = pad([ratings[q] for q in rows], fill=-np.inf)
         padded_scores, _ = pad([fit_to_clips(scores[q], len(ratings[q])) for q in rows], fill=0.0)
         falling = np.where(valid, -padded_scores, np.inf)
-        order = np.argsort(falling, axis=1, kind="stable")
-        valid = np.take_along_axis(valid, order, axis=1)
-        ranked = np.take_along_axis(padded_ratings, order[:, :, None], axis=1).transpose(0, 2, 1)
+        rank = np.argsort(falling, axis=1, kind="stable")
+        valid = np.take_along_axis(valid, rank, axis=1)
+        ranked = np.take_along_axis(padded_ratings, rank[:, :, None], axis=1).transpose(0, 2, 1)
         positive = ranked[:, None] >= minimum[:, None, None]
-        result[rows] = _level_precision(positive, _tie_ends(np.take_along_axis(falling, order, axis=1), valid), valid)
-    return result
+        ends = _tie_ends(np.take_along_axis(falling, rank, axis=1), valid)
+        best, new_level = _level_precision(positive, ends, valid)
+        num_levels[rows] = new_level.sum(axis=-1)
+        # From full recall down, as the official code adds them: see `stretch_sums`.
+        precisions.append(best[..., ::-1][new_level[..., ::-1]])
+        order.append(rows)
+    in_order = np.concatenate(order)
+    result = np.zeros(num_levels.shape)
+    result[in_order] = stretch_sums(np.concatenate(precisions), num_levels[in_order])
+    return result / np.maximum(num_levels, 1)
 
 
 def _tie_ends(falling: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -93,8 +102,8 @@ def _tie_ends(falling: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray
 
 def _level_precision(
     positive: NDArray[np.bool_], ends: NDArray[np.bool_], valid: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Average interpolated precision over recall levels; `positive` (Q, M, A, C), the others (Q, C) -> (Q, M, A)."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Interpolate precision and mark where a recall level is reached; `positive` (Q, M, A, C), the others (Q, C)."""
     ends = ends[:, None, None]
     found = np.cumsum(positive, axis=-1, dtype=np.int32)
     seen = np.maximum(np.cumsum(valid, axis=-1), 1)[:, None, None]
@@ -102,10 +111,7 @@ def _level_precision(
     best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     before = np.zeros_like(found)
     before[..., 1:] = np.maximum.accumulate(np.where(ends, found, 0), axis=-1)[..., :-1]
-    new_level = ends & (found > before)
-    levels = new_level.sum(axis=-1)
-    # From full recall down, as the official code adds them: the last bit decides how a mean on half a hundredth rounds.
-    return sums(best[..., ::-1], new_level[..., ::-1]) / np.maximum(levels, 1)
+    return best, ends & (found > before)
 
 
 def top_clip(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:

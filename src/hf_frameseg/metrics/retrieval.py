@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.metrics._ragged import chunks, pad, sums
+from hf_frameseg.metrics._ragged import chunks, pad, stretch_sums
 
 IOU_THRESHOLDS: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of R1 and mAP, as the official evaluator rounds them."""
@@ -67,9 +67,14 @@ def windows_in_range(windows: NDArray[np.float64], range_seconds: tuple[float, f
         >>> windows_in_range(np.array([[0.0, 10.0], [20.0, 32.0]]), (0.0, 10.0)).tolist()
         [[0.0, 10.0]]
     """
+    return windows[in_range(windows, range_seconds)]
+
+
+def in_range(windows: NDArray[np.float64], range_seconds: tuple[float, float]) -> NDArray[np.bool_]:
+    """Mark the windows that `windows_in_range` keeps, (G,)."""
     low, high = range_seconds
     length = windows[:, 1] - windows[:, 0]
-    return windows[(low < length) & (length <= high)]
+    return (low < length) & (length <= high)
 
 
 def top_window_iou(
@@ -225,4 +230,4 @@ def _interpolated_precision(matched: NDArray[np.bool_], num_truths: NDArray[np.f
     # the order of the sum. To the last bit, because a mean on half a hundredth must round the same way.
     last = np.zeros((*gain.shape[:-1], 1))
     steps = np.concatenate([matched, matched.sum(axis=-1, keepdims=True) < num_truths[:, None, None]], axis=-1)
-    return sums(np.concatenate([gain, last], axis=-1), steps)
+    return stretch_sums(np.concatenate([gain, last], axis=-1)[steps], steps.sum(axis=-1))

@@ -222,7 +222,7 @@ def _retrieval_per_query(qids: Sequence[Hashable], predicted: Groups, annotated:
     ap, iou, index = _score_moments(rows, truths)
     result: PerQuery = {"mr_ap": ap, "r1_iou": iou, "r1_gt_index": index}
     for name, range_seconds in retrieval.LENGTH_RANGES_SECONDS.items():
-        kept = [_in_range(group, range_seconds) for group in truths]
+        kept = _in_range(truths, range_seconds)
         selected = [q for q, group in enumerate(kept) if group]
         range_ap, range_iou = np.full_like(ap, np.nan), np.full_like(iou, np.nan)
         if selected:
@@ -233,10 +233,14 @@ def _retrieval_per_query(qids: Sequence[Hashable], predicted: Groups, annotated:
     return result
 
 
-def _in_range(group: Sequence[NDArray[np.float64]], range_seconds: tuple[float, float]) -> list[NDArray[np.float64]]:
-    """Keep the windows of a length range and drop the rows that have none."""
-    parts = (retrieval.windows_in_range(windows, range_seconds) for windows in group)
-    return [part for part in parts if len(part)]
+def _in_range(
+    groups: Sequence[Sequence[NDArray[np.float64]]], range_seconds: tuple[float, float]
+) -> list[list[NDArray[np.float64]]]:
+    """Keep the windows of a length range, in each group the rows that have some."""
+    rows = [windows for group in groups for windows in group]
+    inside = retrieval.in_range(np.concatenate(rows), range_seconds)
+    parts = iter(np.split(inside, np.cumsum([len(windows) for windows in rows])[:-1]))
+    return [[windows[keep] for windows in group if (keep := next(parts)).any()] for group in groups]
 
 
 def _score_moments(
