@@ -67,6 +67,25 @@ def test_bad_choices_are_refused_in_one_line(data_dir, tmp_path, capsys, options
     assert error.count("\n") == 1
 
 
+def test_ctrl_c_is_one_line_that_says_what_is_kept(data_dir, tmp_path, capsys, monkeypatch):
+    decode, seen = video_jobs.prepare_video, []
+
+    def interrupted_at_the_second(*args):
+        seen.append(args)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return decode(*args)
+
+    monkeypatch.setattr(video_jobs, "prepare_video", interrupted_at_the_second)
+    command = ["prepare", "--data-dir", str(data_dir), "--cache-dir", str(tmp_path), "--split", "val"]
+    command += ["--num-frames", "2", "--frame-size", "16"]
+    assert main(command) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "frameseg: stopped; finished videos are kept, the same command goes on from there"
+    assert main(command) == 0
+    assert len(seen) == 3  # the first video was not decoded again
+
+
 def test_a_missing_video_names_the_report(data_dir, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(data_dir, folder)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USER_ERROR = 2  # the exit status that argparse uses for a wrong command line
+INTERRUPTED = 130  # what a shell calls the end by Ctrl-C
 
 COMMANDS = (predict, score, rescore, audit, verify, prepare, synth)
 """One module each, in the order of the help; `add` puts the command into the parser."""
@@ -29,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``frameseg``; those of the process when None.
 
     Returns:
-        The exit status: what the command returns (nothing means 0), or 2 after an error that the user can mend (printed
-        as one line).
+        The exit status: what the command returns (nothing means 0), 2 after an error that the user can mend (printed as
+        one line), 130 after Ctrl-C.
     """
     options = build_parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `| head` has seen enough. The interpreter flushes again at exit, which shall not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt as error:
+        if options.debug:
+            raise
+        print("; ".join(["frameseg: stopped", *map(str, error.args)]), file=sys.stderr)
+        return INTERRUPTED
     except _user_errors() as error:
         if options.debug:
             raise

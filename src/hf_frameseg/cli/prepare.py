@@ -61,5 +61,8 @@ def _prepare(options: argparse.Namespace) -> None:
     build, fields = builder_class(options), config_arguments(options) | given
     for split in dict.fromkeys(options.split or build.BUILDER_CONFIG_CLASS(**fields).prepared_splits()):
         builder = build(cache_dir=cache_dir, splits=(split,), **fields)
-        dataset = load_split(builder, split, options.num_proc)
+        try:
+            dataset = load_split(builder, split, options.num_proc)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("finished videos are kept, the same command goes on from there") from None
         print(f"{split}  {len(dataset)} queries  {builder.cache_dir}")
