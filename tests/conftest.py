@@ -187,6 +187,43 @@ def tiny_qwen_processor(make_tokenizer: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen_model(tiny_qwen_processor: Any) -> Any:
+    """Random Qwen2-VL for `tiny_qwen_processor`, in evaluation mode; copy.deepcopy it to change it."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    tokenizer = tiny_qwen_processor.tokenizer
+    token_ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in {
+            "image": "<|image_pad|>",
+            "video": "<|video_pad|>",
+            "vision_start": "<|vision_start|>",
+            "vision_end": "<|vision_end|>",
+        }.items()
+    }
+    config = Qwen2VLConfig(
+        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8},
+        text_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": len(tokenizer),
+            "initializer_range": 0.1,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        **token_ids,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Qwen2VLForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., dict[str, Any]]:
     """Builder of data set rows in the columns of data/qvhighlights.py, with random frames (F, 3, H, W, 3)."""
 

@@ -1,4 +1,9 @@
-"""Constrained decoding with plain `generate`: the mask and the digit logits along the chosen beam."""
+"""Constrained decoding with plain `generate`: the mask and the digit logits along the chosen beam.
+
+`generate(num_beams=K)` repeats the prompt K times and computes every copy (transformers issues 27449 and 45783), and
+with 25 frames the prompt is nearly all of the work. So it is computed once here, by a `generate` of its own that stops
+at once, and the beams start from its cache, repeated.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import DynamicCache
 
 from hf_frameseg.decoding.logits_process import BinaryMaskLogitsProcessor
 
@@ -38,6 +44,9 @@ _NO_OTHER_PROCESSORS: dict[str, Any] = {
     "stop_strings": None,
 }
 
+# With any other argument of `generate` (cache_implementation, custom_generate, ...) every beam computes its own prompt.
+_SHARED_PROMPT_ARGUMENTS = {"length_penalty", "early_stopping", "stopping_criteria"}
+
 
 @dataclass(frozen=True, eq=False)
 class DecodedFrames:
@@ -63,6 +72,8 @@ def generate_frame_logits(
     labels: BinaryLabels,
     num_frames: int,
     num_beams: int = 2,
+    *,
+    share_prompt: bool = True,
     **generate_kwargs: Any,
 ) -> DecodedFrames:
     """Decode one digit per frame and return the digit logits along the chosen beam.
@@ -79,6 +90,11 @@ def generate_frame_logits(
         labels: Token ids of the answer.
         num_frames: Number of frames F, the same for all samples.
         num_beams: Number of beams K; 1 is greedy.
+        share_prompt: Compute the prompt once for all beams: the same answer in less time
+            (`benchmarks/beam_search.py`). Not done with other `generate_kwargs` than `length_penalty`,
+            `early_stopping` and `stopping_criteria`, with a cache other than transformers' default, for prompts of one
+            token or with an image at the end. False lets `generate` repeat the prompt: for models whose prompt tokens
+            look ahead (PaliGemma's), which would miss the last one.
         **generate_kwargs: Further arguments of `generate`, except those that fix the answer's form.
 
     Returns:
@@ -106,6 +122,8 @@ def generate_frame_logits(
     owned = sorted(fixed.keys() & generate_kwargs.keys())
     if owned:
         raise ValueError(f"generate_frame_logits fixes {', '.join(owned)} itself; leave them out of generate_kwargs")
+    if share_prompt and num_beams > 1 and generate_kwargs.keys() <= _SHARED_PROMPT_ARGUMENTS:
+        inputs = _with_shared_prompt(model, inputs, labels, num_beams)
     output = model.generate(**inputs, **fixed, **generate_kwargs)
 
     answer = output.sequences[:, prompt_length : prompt_length + num_frames]
@@ -125,6 +143,39 @@ def _check_prompt(inputs: Mapping[str, torch.Tensor]) -> int:
     if not inputs["attention_mask"][:, -1].all():
         raise ValueError("expected left-padded prompts, got padding in the last column; use padding_side='left'")
     return inputs["input_ids"].shape[1]
+
+
+def _with_shared_prompt(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], labels: BinaryLabels, num_beams: int
+) -> Mapping[str, Any]:
+    """Return the inputs of text with the cache of all tokens but the last, or the same inputs where that cannot be."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    image_token_id = getattr(model.config, "image_token_id", None)
+    ends_in_image = image_token_id is not None and bool((ids[:, -1] == image_token_id).any())
+    if ends_in_image or not mask[:, :-1].any(dim=1).all() or model.generation_config.cache_implementation is not None:
+        return inputs
+    along_text = {key: value for key, value in inputs.items() if _is_along_text(value, ids)}
+    first = model.generate(
+        **{**inputs, **{key: value[:, :-1] for key, value in along_text.items()}},
+        **_NO_OTHER_PROCESSORS,
+        max_new_tokens=1,  # chosen and thrown away: `generate` stops before it computes it
+        num_beams=1,
+        num_return_sequences=1,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=labels.end_id,
+        return_dict_in_generate=True,
+    )
+    cache = first.cache
+    if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
+        return inputs
+    cache.batch_repeat_interleave(num_beams)
+    return {**along_text, "cache": cache}
+
+
+def _is_along_text(value: Any, ids: torch.Tensor) -> bool:
+    """Tell the tensors that have an entry per token (masks, token types) from pixels and image sizes."""
+    return isinstance(value, torch.Tensor) and value.shape == ids.shape
 
 
 def _scores_along_chosen_beam(output: Any, labels: BinaryLabels, num_frames: int) -> torch.Tensor:
