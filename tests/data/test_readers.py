@@ -153,7 +153,8 @@ def test_counting_stops_where_frames_are_lost(tmp_path, numbered):
 
 def test_a_file_that_starts_in_the_middle_gives_no_other_frames(tmp_path, numbered, read_number, reader):
     path = without_first_packet(tmp_path / "headless.mp4", numbered("b_frames.mp4"))
-    with pytest.raises(VideoReadError):
+    message = "starts in the middle, cut it at a key frame" if reader == "pyav" else path.name
+    with pytest.raises(VideoReadError, match=message):
         read_frames(path, num_frames=40, reader=reader)
     late = FrameGrid(4.0, 1, phase=0.4)  # one frame at 3.6 s, which is there
     try:

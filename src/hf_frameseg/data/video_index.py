@@ -225,8 +225,9 @@ def no_frame_error(name: str, index: VideoIndex, position: int) -> VideoReadErro
         The error.
     """
     time_seconds = index.times_seconds[position]
+    repair = "replace the file" if index.starts_with_key else "the file starts in the middle, cut it at a key frame"
     return VideoReadError(
-        f"{index.path.name}: could not be decoded by {name}: it finds no frame at {time_seconds:.3f} s"
+        f"{index.path.name}: could not be decoded by {name}: it finds no frame at {time_seconds:.3f} s; {repair}"
     )
 
 
