@@ -134,10 +134,10 @@ def _numbers(values: Any) -> NDArray[np.float64]:
     array = np.array(values)
     # Integers beyond 64 bits are boxed too, but they are numbers.
     if array.dtype.kind == "O" and all(isinstance(value, (int, float)) for value in array.flat):
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"expected numbers, got {array.dtype}")
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
 
 
 def _some(qids: Sequence[Hashable]) -> str:

@@ -166,6 +166,8 @@ def _by_score(windows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sort windows by falling score, stably."""
     # Python's sort, not numpy's: the official code uses it, and they disagree when a score is NaN.
     keys = (-windows[:, 2]).tolist()
+    if keys == sorted(keys):  # the usual case
+        return windows
     return windows[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
