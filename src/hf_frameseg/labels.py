@@ -306,6 +306,25 @@ class BinaryLabels:
         return logits[samples[:, None, None], rows[:, :, None], digits]
 
 
+def is_along_text(value: Any, ids: torch.Tensor) -> bool:
+    """Tell model inputs with an entry per token (masks, token types) from pixels and image sizes.
+
+    Args:
+        value: A value of a batch.
+        ids: `input_ids` of the batch, (B, L).
+
+    Returns:
+        Whether it is a tensor of whole numbers or bools of the shape of `ids`.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[5, 6]])
+        >>> [is_along_text(value, ids) for value in (ids > 5, torch.zeros(1, 2), torch.zeros(1, 3, 8, 8), None)]
+        [True, False, False, False]
+    """
+    return getattr(value, "shape", None) == ids.shape and not value.is_floating_point()
+
+
 def _single_digit_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Return the ids of the two digits, or raise if some string of digits is not one token per digit."""
     ids_of = {"0": _encode(tokenizer, "00")[-1:], "1": _encode(tokenizer, "11")[-1:]}

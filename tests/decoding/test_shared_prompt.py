@@ -101,6 +101,14 @@ def test_inputs_and_model_are_left_as_they_are(
     assert all(torch.equal(inputs[name], before[name]) for name in before)
 
 
+def test_the_attention_mask_may_be_of_floats(
+    model_and_processor: tuple[Any, Any], inputs: dict[str, torch.Tensor]
+) -> None:
+    expected = decode(model_and_processor, inputs, num_beams=2)
+    found = decode(model_and_processor, inputs | {"attention_mask": inputs["attention_mask"].float()}, num_beams=2)
+    torch.testing.assert_close(found.frame_logits, expected.frame_logits, atol=1e-5, rtol=1e-5)
+
+
 def test_a_prompt_of_one_token_is_left_to_generate(tiny_model: Any, tiny_processor: Any) -> None:
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     pad = tiny_processor.tokenizer.pad_token_id

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from hf_frameseg.data.prompts import PromptTemplate
+from hf_frameseg.labels import is_along_text
 
 IGNORE_INDEX = -100  # label that transformers' causal language-modelling loss leaves out
 TARGET_KEYS = ("labels", "answer_start", "frame_targets", "frame_valid", "qid")
@@ -95,7 +96,7 @@ def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for key, value in batch.items():
         if key in TARGET_KEYS:
             continue
-        if _is_text(value, batch["input_ids"]):
+        if is_along_text(value, batch["input_ids"]):
             # The fill is hidden by the attention mask. Its id is the row's end id because some models count their image
             # tokens in `input_ids` without looking at the mask.
             fills = value[:, -1] if key == "input_ids" else torch.zeros_like(value[:, -1])
@@ -103,11 +104,6 @@ def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             value = torch.stack([torch.cat([fill.expand(longest - n), row[:n]]) for row, n, fill in cut])
         out[key] = value
     return out
-
-
-def _is_text(value: Any, ids: torch.Tensor) -> bool:
-    """Tell tensors along the text axis (masks, token types) from pixels and image sizes."""
-    return isinstance(value, torch.Tensor) and value.shape == ids.shape and not value.is_floating_point()
 
 
 def append_answers(
@@ -121,7 +117,7 @@ def append_answers(
     for row, truth in enumerate(truths):
         labels[row, total - len(truth) :] = torch.tensor(truth)
     out = {**batch, "labels": labels}
-    for key in [key for key, value in batch.items() if _is_text(value, ids)]:
+    for key in [key for key, value in batch.items() if is_along_text(value, ids)]:
         laid = batch[key].new_full((len(inputs), total), pad_id if key == "input_ids" else 0)
         for row, (length, answer) in enumerate(zip(prompt_lengths, inputs, strict=True)):
             start = total - len(answer)

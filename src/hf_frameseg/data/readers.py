@@ -45,12 +45,12 @@ def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Itera
     """
     import decord
 
-    refuse_mirrored("decord", index)
     if not index.starts_with_key:
         raise VideoReadError(
             f"{index.path.name}: could not be decoded by decord: the file does not start with a key frame, and decord "
             "then counts wrongly; use pyav"
         )
+    refuse_mirrored("decord", index)
     decord.logging.set_level(decord.logging.QUIET)  # its errors arrive as exceptions
     # By default decord repeats another frame for one that it cannot decode, silently: allow none.
     reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
@@ -103,12 +103,12 @@ def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> I
     """
     from torchcodec.decoders import VideoDecoder
 
-    refuse_mirrored("torchcodec", index)
     if index.by_count:
         raise VideoReadError(
             f"{index.path.name}: could not be decoded by torchcodec: it goes by time stamps, and those of the file are "
             "not the frames'; use pyav"
         )
+    refuse_mirrored("torchcodec", index)
     decoder = VideoDecoder(
         str(index.path),
         stream_index=index.stream_index,

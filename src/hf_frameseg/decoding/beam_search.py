@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_frameseg.decoding.logits_process import BinaryMaskLogitsProcessor
+from hf_frameseg.labels import is_along_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,7 +155,7 @@ def _with_shared_prompt(
     ends_in_image = image_token_id is not None and bool((ids[:, -1] == image_token_id).any())
     if ends_in_image or not mask[:, :-1].any(dim=1).all() or model.generation_config.cache_implementation is not None:
         return inputs
-    along_text = {key: value for key, value in inputs.items() if _is_along_text(value, ids)}
+    along_text = {key: value for key, value in inputs.items() if key == "attention_mask" or is_along_text(value, ids)}
     first = model.generate(
         **{**inputs, **{key: value[:, :-1] for key, value in along_text.items()}},
         **_NO_OTHER_PROCESSORS,
@@ -171,11 +172,6 @@ def _with_shared_prompt(
         return inputs
     cache.batch_repeat_interleave(num_beams)
     return {**along_text, "cache": cache}
-
-
-def _is_along_text(value: Any, ids: torch.Tensor) -> bool:
-    """Tell the tensors that have an entry per token (masks, token types) from pixels and image sizes."""
-    return isinstance(value, torch.Tensor) and value.shape == ids.shape
 
 
 def _scores_along_chosen_beam(output: Any, labels: BinaryLabels, num_frames: int) -> torch.Tensor:
