@@ -15,6 +15,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 # A room is a top-level module or folder of the package. It imports from lower levels; never from its own level.
 LEVELS = {
     "_imports": 0,
+    "_files": 0,
+    "_text": 0,
     "moments": 1,
     "labels": 2,
     "losses": 2,
@@ -111,7 +113,7 @@ def check(module: str, target: str) -> str | None:
         return f"room {room!r} has no level; give it one here and in docs/architecture.md"
     if target_room not in LEVELS:
         return f"{target} is not a room; import from the module that owns the name, not from the facade"
-    if room == target_room or target_room == "_imports":
+    if room == target_room or LEVELS[target_room] == 0:
         return None
     if room in ALONE:
         return f"{room} imports nothing of ours, but imports {target_room}"

@@ -1,0 +1,31 @@
+"""Text of others, fit to be printed: nothing in a file may steer a terminal, forge a line or hide a part of one."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, format and bidi marks, half characters, line and paragraph ends
+_JOINERS = {"\u200c", "\u200d"}  # needed in Persian and Indic words and in joined emoji, and harmless
+
+
+def printable(text: object) -> str:
+    r"""Return a text with its control characters, direction marks and half characters written as escapes.
+
+    Args:
+        text: A name, a query or a message that holds some; anything else as `str` gives it.
+
+    Returns:
+        One line that a terminal shows as it is.
+
+    Example:
+        >>> print(printable("a dog\x1b[2J\n0 problems"))
+        a dog\x1b[2J\n0 problems
+    """
+    return "".join(_escape(character) for character in str(text))
+
+
+def _escape(character: str) -> str:
+    """Return a character, or the escape of one that is not shown."""
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
