@@ -156,6 +156,38 @@ def test_wrong_types_and_formats_are_refused(frames):
         check_frame_format("RAW")
 
 
+@pytest.mark.parametrize("frame_format", ["raw", "jpeg"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [4, 3, 8, 6, 4],
+        [4, 3, 8, 6, 1],
+        [12, 1, 8, 6, 3],
+        [0, 3, 8, 6, 3],
+        [-4, 3, -8, 6, 3],
+        [4, 3, 8, 6],
+        [],
+        None,
+        "44444",
+        [4, 3, 8, 6, float("nan")],
+        [4, 3, 2**40, 6, 3],
+        [4, 3, 8000, 8000, 3],
+    ],
+)
+def test_a_row_that_claims_another_shape_gives_no_pictures(frames, frame_format, shape):
+    row = {**encode_frames(frames, frame_format), "vid": "v\x1b0", "frame_shape": shape}
+    with pytest.raises(ValueError, match=r"^video v\\x1b0: expected a frame_shape \[F, 3, H, W, 3\], .*prepare it again$"):
+        row_frames(row)
+    with pytest.raises(ValueError, match="expected a frame_shape"):
+        check_num_frames([row], 4)
+
+
+def test_a_shape_may_come_from_a_tensor(frames):
+    row = encode_frames(frames, "raw")
+    shaped = {**row, "frame_shape": np.array(row["frame_shape"])}
+    np.testing.assert_array_equal(row_frames(shaped), row_frames(row))
+
+
 def test_another_number_of_frames_is_refused():
     rows = [{"frame_shape": [25, 3, 8, 8, 3]}, {"frame_shape": [10, 3, 8, 8, 3]}]
     check_num_frames(rows[:1], 25)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hf_frameseg.data.encoding import append_answers, encode_prompts
-from hf_frameseg.data.frame_columns import check_num_frames, row_frames
+from hf_frameseg.data.frame_columns import check_num_frames, row_frames, row_shape
 from hf_frameseg.data.prompts import PromptTemplate, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
 from hf_frameseg.labels import BinaryLabels, clip_saliency_targets, frame_mask, graded_frame_targets
@@ -107,7 +107,7 @@ class FrameSegmentationCollator:
         frames, times, masks, targets, inputs = [], [], [], [], []
         for row in rows:
             rng = self._generator(int(row["qid"]))
-            variants = self._variants(row["frame_shape"][0], rng)
+            variants = self._variants(row_shape(row)[0], rng)
             frames.append(row_frames(row, variants))
             times.append(_shown_seconds(row, variants) if self.prompt.tells_time else None)
             if self.with_answer:

@@ -14,13 +14,16 @@ quality 95 it leaves no choice but libjpeg-turbo's fast transform, 0.3 to 0.9 dB
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.data.sampling import MIDDLE_VARIANT
+from hf_frameseg._text import printable
+from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS
+from hf_frameseg.data.video_index import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +37,7 @@ JPEG_SUBSAMPLING = "4:2:0"
 """Half the colour resolution in both directions, as most video files and JPEGs have it. "4:4:4" takes a third more disk
 and keeps colour edges (table in docs/scale.md). Small pictures of sharp colours lose most: keep those raw."""
 
+_CHANNELS = 3  # red, green, blue
 _REPAIR = "the data is damaged, prepare it again"
 
 
@@ -81,17 +85,18 @@ def row_frames(row: Mapping[str, Any], variants: ArrayLike | None = None) -> NDA
         >>> row_frames(row, [2])[0, 0, 0].tolist()
         [2, 2, 2]
     """
-    num_frames, num_variants, height, width, channels = row["frame_shape"]
+    shape = row_shape(row)
+    num_frames, num_variants, height, width, channels = shape
     chosen = np.full(num_frames, MIDDLE_VARIANT) if variants is None else np.asarray(variants)
     if chosen.shape != (num_frames,) or chosen.min() < 0 or chosen.max() >= num_variants:
         raise ValueError(
             f"expected one variant from 0 to {num_variants - 1} for each of the {num_frames} frames, "
             f"got {chosen.tolist()}"
         )
-    frames, shape = row["frames"], (num_frames, num_variants, height, width, channels)
+    frames = row["frames"]
     if isinstance(frames, bytes):
-        if len(frames) != np.prod(shape):
-            raise ValueError(f"{_name(row)}: expected {np.prod(shape)} bytes of frames, got {len(frames)}; {_REPAIR}")
+        if len(frames) != math.prod(shape):
+            raise ValueError(f"{_name(row)}: expected {math.prod(shape)} bytes of frames, got {len(frames)}; {_REPAIR}")
         return np.frombuffer(frames, dtype=np.uint8).reshape(shape)[np.arange(num_frames), chosen]
     if len(frames) != num_frames * num_variants:
         raise ValueError(f"{_name(row)}: expected {num_frames * num_variants} pictures, got {len(frames)}; {_REPAIR}")
@@ -103,6 +108,38 @@ def row_frames(row: Mapping[str, Any], variants: ArrayLike | None = None) -> NDA
             place = f"{_name(row)}, frame {frame}, variant {variant}"
             raise ValueError(f"{place}: expected a JPEG of {height} x {width} pixels: {error}; {_REPAIR}") from error
     return pictures
+
+
+def row_shape(row: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
+    """Return the shape of a row's pictures: every array that is made for them has it.
+
+    Args:
+        row: A row of a prepared data set.
+
+    Returns:
+        (F, 3, H, W, 3).
+
+    Raises:
+        ValueError: If the row claims another kind of shape: what is in the array would then not be its pictures.
+
+    Example:
+        >>> row_shape({"frame_shape": [25, 3, 8, 6, 3]})
+        (25, 3, 8, 6, 3)
+    """
+    claimed = row["frame_shape"]
+    try:
+        num_frames, num_variants, height, width, channels = (int(length) for length in claimed)
+    except (TypeError, ValueError, OverflowError):
+        num_frames = num_variants = height = width = channels = 0
+    fixed = num_frames >= 1 and (num_variants, channels) == (len(VARIANTS), _CHANNELS)
+    small = 1 <= min(height, width) and max(height, width) <= MAX_FRAME_SIDE and height * width <= MAX_FRAME_PIXELS
+    if not fixed or not small:
+        limits = f"pictures of at most {MAX_FRAME_SIDE} pixels a side and {MAX_FRAME_PIXELS} in all"
+        raise ValueError(
+            f"{_name(row)}: expected a frame_shape [F, 3, H, W, 3], {limits}, got {printable(f'{claimed!r:.80}')}; "
+            f"{_REPAIR}"
+        )
+    return num_frames, num_variants, height, width, channels
 
 
 def check_num_frames(rows: Dataset | Sequence[Mapping[str, Any]], num_frames: int) -> None:
@@ -120,7 +157,7 @@ def check_num_frames(rows: Dataset | Sequence[Mapping[str, Any]], num_frames: in
     """
     # A whole data set hands out this one column without touching the frames.
     shapes = rows.select_columns("frame_shape") if hasattr(rows, "select_columns") else rows
-    found = sorted({row["frame_shape"][0] for row in shapes} - {num_frames})
+    found = sorted({row_shape(row)[0] for row in shapes} - {num_frames})
     if found:
         raise ValueError(
             f"expected {num_frames} frames per video, the prepared data has {found[0]}; "
@@ -143,7 +180,7 @@ def check_frame_format(frame_format: str) -> None:
 
 def _name(row: Mapping[str, Any]) -> str:
     """Say which row it is."""
-    return f"video {row['vid']}" if "vid" in row else "a row without vid"
+    return f"video {printable(row['vid'])}" if "vid" in row else "a row without vid"
 
 
 def _to_jpeg(picture: NDArray[np.uint8]) -> bytes:
