@@ -358,6 +358,7 @@ def save_model(
 ) -> None:
     """Save the model, or its adapter as an ordinary LoRA for the original base."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    task = replace(task, autocast=trainer.autocast)  # asked in the precision in which it was scored
     if not hasattr(model, "peft_config"):
         trainer.save_model(str(folder))
         if trainer.is_world_process_zero():

@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
+from hf_frameseg.config import FrameSegmentationConfig
+from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PROMPTS
+from hf_frameseg.data.video import VideoFrames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.proposals import redecode
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.hub import save_adapter
 from hf_frameseg.inference import MomentRetriever
-from hf_frameseg.moments import moments_to_mask
+from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.loading import load_base
+from hf_frameseg.moments import FrameGrid, moments_to_mask
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
 QUERIES = ["a red circle", "a dog", "a blue square on a green field"]
 ZERO, ONE = 48, 49
@@ -215,3 +224,68 @@ def test_the_grid_of_the_training_is_read_and_any_other_refused(
         other.predict(frames, ["a dog"])
     shifted = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4, grid_phase=0.25)
     assert shifted.read(video_path).times_seconds[:, 1] == pytest.approx([1.5, 3.5, 5.5, 7.5], abs=0.01)
+
+
+PRECISIONS = {
+    "float32": {},
+    "mixed precision": {"bf16": True},
+    "weights in bfloat16": {"bf16": True, "weights": torch.bfloat16},
+    "adapter": {"lora": True},
+    "adapter in mixed precision": {"bf16": True, "lora": True},
+    "adapter on a base in bfloat16": {"bf16": True, "weights": torch.bfloat16, "lora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def saved_base(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in a folder, with weights so large that half precision moves masks."""
+    model = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter.mul_(2.0)
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
+def test_the_scores_of_a_run_are_those_of_the_model_that_it_saved(
+    saved_base: Path, tiny_processor: Any, tiny_rows: list[dict[str, Any]], tmp_path: Path, precision: dict[str, Any]
+) -> None:
+    model = load_base(saved_base, dtype=precision.get("weights", torch.float32))
+    config = FrameSegmentationConfig(num_frames=5, prompt="compact")
+    collator = FrameSegmentationCollator(
+        processor=tiny_processor, labels=BinaryLabels.from_tokenizer(tiny_processor.tokenizer), prompt="compact"
+    )
+    # One row at a time: sums of another shape are rounded otherwise.
+    args = SegmentationSeq2SeqTrainingArguments(
+        str(tmp_path / "run"), use_cpu=True, max_steps=1, learning_rate=0.01, per_device_eval_batch_size=1,
+        report_to="none", disable_tqdm=True, save_strategy="no", bf16=precision.get("bf16", False),
+    )  # fmt: skip
+    lora = LoraConfig(r=2, target_modules=r"model\.language_model\..*proj", init_lora_weights=False)
+    trainer = SegmentationSeq2SeqTrainer(
+        model, args, collator, train_dataset=tiny_rows, peft_config=lora if precision.get("lora") else None
+    )
+    trainer.train()
+    _, run_logits, _ = trainer.predict(tiny_rows).predictions
+    if precision.get("lora"):
+        save_adapter(trainer.model, tiny_processor, config, tmp_path / "model")
+    else:
+        MomentRetriever(trainer.model, tiny_processor, config).save_pretrained(tmp_path / "model")
+
+    served = MomentRetriever.from_pretrained(tmp_path / "model")
+    assert served.config.autocast == trainer.autocast == ("bfloat16" if precision.get("bf16") else None)
+    for row, logits in zip(tiny_rows, run_logits, strict=True):
+        prediction = served.predict(frames_of(row), [row["query"]])[0]
+        assert prediction.log_odds.tolist() == (logits[:, 1].astype(float) - logits[:, 0].astype(float)).tolist()
+    if precision.get("bf16"):  # else the test could not tell
+        exact = MomentRetriever.from_pretrained(tmp_path / "model", autocast=None, model_kwargs={"dtype": "float32"})
+        other = [exact.predict(frames_of(row), [row["query"]])[0].log_odds for row in tiny_rows]
+        assert np.abs(np.array(other) - (run_logits[..., 1] - run_logits[..., 0])).max() > 0.01
+
+
+def frames_of(row: dict[str, Any]) -> VideoFrames:
+    """The frames of a row as a retriever would have read them."""
+    frames = np.frombuffer(row["frames"], dtype=np.uint8).reshape(row["frame_shape"])
+    grid = FrameGrid(row["duration_seconds"], len(frames))
+    return VideoFrames(frames, np.array(row["frame_times_seconds"]), row["duration_seconds"], grid, "none")

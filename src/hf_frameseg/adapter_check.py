@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.data.encoding import TARGET_KEYS, encode_prompts
 from hf_frameseg.data.prompts import get_prompt
+from hf_frameseg.decoding.precision import autocasting
 from hf_frameseg.loading import load_base
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def compare(
     batch: Mapping[str, Tensor],
     start: Mapping[str, Tensor] | None,
     tolerance: float | None,
+    autocast: str | None,
 ) -> None:
     """Refuse an adapter that gives other logits on a new base than the trained model.
 
@@ -66,6 +68,7 @@ def compare(
         batch: Model inputs with `attention_mask`; keys of the collator that are none are left out.
         start: The snapshot from before training where the adapter changed the base, else None.
         tolerance: Largest absolute difference; None takes `TOLERANCE`, or what rounding explains.
+        autocast: Mixed precision in which the model is asked; both are asked in it.
 
     Raises:
         ValueError: If they differ, with the difference.
@@ -75,13 +78,13 @@ def compare(
     original = model.get_base_model()
     fresh = load_base(base, dtype=original.dtype, attn_implementation=original.config._attn_implementation)
     loaded = PeftModel.from_pretrained(fresh.to(original.device), str(adapter))
-    error = _logits(loaded, batch) - _logits(model, batch)
+    error = _logits(loaded, batch, autocast) - _logits(model, batch, autocast)
     largest, rms = error.abs().max().item(), error.square().mean().sqrt().item()
     if largest <= (TOLERANCE if tolerance is None else tolerance):
         return
     allowed = f"{TOLERANCE if tolerance is None else tolerance:.3g}"
     if tolerance is None and start is not None:
-        rounding = _rounding(loaded, batch, start)
+        rounding = _rounding(loaded, batch, start, autocast)
         if rms <= ROUNDING_FACTOR * rounding:
             return
         allowed += f"; root mean square {rms:.3g}, more than {ROUNDING_FACTOR:g} times the rounding of {rounding:.3g}"
@@ -93,7 +96,9 @@ def compare(
 
 
 @torch.no_grad()
-def _rounding(loaded: PeftModel, batch: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
+def _rounding(
+    loaded: PeftModel, batch: Mapping[str, Tensor], start: Mapping[str, Tensor], autocast: str | None
+) -> float:
     """Return by how much (root mean square) a decomposition of the base like the trained model's changes its logits.
 
     It is made again here and not taken from the trained model, so that nothing which is wrong there can excuse itself.
@@ -102,12 +107,13 @@ def _rounding(loaded: PeftModel, batch: Mapping[str, Tensor], start: Mapping[str
         loaded: The saved adapter on a new base; it is lost.
         batch: Model inputs.
         start: The snapshot from before training.
+        autocast: Mixed precision in which the model is asked.
     """
     generator = torch.Generator().manual_seed(0)
     layers = {name: layer for name, layer in loaded.named_modules() if hasattr(layer, "lora_A") and layer.lora_A}
     for layer in layers.values():
         layer.lora_B["default"].weight.zero_()
-    exact = _logits(loaded, batch)
+    exact = _logits(loaded, batch, autocast)
     for name, layer in layers.items():
         weight, a, b = layer.get_base_layer().weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight
         eps = torch.finfo(weight.dtype).eps
@@ -119,11 +125,11 @@ def _rounding(loaded: PeftModel, batch: Mapping[str, Tensor], start: Mapping[str
             x * (1 + eps * (torch.rand(x.shape, generator=generator) - 0.5)) for x in (first_a, first_b)
         )
         weight.copy_(weight.float() - layer.scaling["default"] * (noisy_b @ noisy_a).to(weight.device))
-    return (_logits(loaded, batch) - exact).square().mean().sqrt().item()
+    return (_logits(loaded, batch, autocast) - exact).square().mean().sqrt().item()
 
 
 @torch.no_grad()
-def _logits(model: PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
+def _logits(model: PeftModel, batch: Mapping[str, Tensor], autocast: str | None) -> Tensor:
     """Return the logits (N, V) of all positions that are not padding, in float32 on the CPU."""
     base = model.get_base_model()
     inputs = {
@@ -131,7 +137,7 @@ def _logits(model: PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
         for key, value in batch.items()
         if key not in TARGET_KEYS
     }
-    with _evaluating(model):
+    with _evaluating(model), autocasting(base.device, autocast):
         logits = model(**inputs, use_cache=False).logits
     return logits[inputs["attention_mask"].bool()].float().cpu()
 

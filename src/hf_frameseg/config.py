@@ -34,6 +34,10 @@ class FrameSegmentationConfig:
         grid_kind: Where the frames of a training video lay in time, see `moments.FrameGrid`.
         grid_phase: Their shift, see `moments.FrameGrid`.
         base_model: For an adapter: Hub name or folder of the model it applies to. None for a whole model.
+        dtype: For an adapter: the dtype of the base's weights when it was trained and scored, such as `"bfloat16"`.
+            None for the one that the base is saved in; a whole model says its own in `config.json`.
+        autocast: `"bfloat16"` or `"float16"` if answers were scored in mixed precision (`--bf16`, `--fp16`); None for
+            the dtype of the weights. `SegmentationSeq2SeqTrainer.autocast` says it.
 
     Raises:
         ValueError: If a number is out of range.
@@ -51,6 +55,8 @@ class FrameSegmentationConfig:
     grid_kind: str = "middle"
     grid_phase: float = 0.0
     base_model: str | None = None
+    dtype: str | None = None
+    autocast: str | None = None
 
     def __post_init__(self) -> None:
         """Check the counts; texts and sizes are checked by the parts that own them."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_frameseg.adapter_check import compare, noise_batch
 from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
+from hf_frameseg.decoding.precision import autocast_of
 from hf_frameseg.loading import (
     ADAPTER_CONFIG_NAME,
     BUNDLED_BASES,
@@ -91,7 +92,8 @@ def save_adapter(
         raise ValueError(
             "the model does not say where its base was loaded from: pass base_model= with its name or folder"
         )
-    config = replace(config, base_model=name)
+    dtype = str(model.get_base_model().dtype).removeprefix("torch.")
+    config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
     state, lora = plain_lora(model, initial_adapter)
     lora.base_model_name_or_path = name
     lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
@@ -109,7 +111,7 @@ def save_adapter(
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
-        compare(model, loaded_from or name, partial, batch, start, tolerance)
+        compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -167,7 +169,7 @@ def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Pa
     try:
         model.merge_and_unload().save_pretrained(partial)
         processor.save_pretrained(partial)
-        replace(config, base_model=None).save(partial)
+        replace(config, base_model=None, dtype=None).save(partial)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

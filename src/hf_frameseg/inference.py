@@ -16,6 +16,7 @@ from hf_frameseg.data.prompts import PromptTemplate, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT
 from hf_frameseg.data.video import VideoFrames, probe_duration, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.decoding.precision import autocast_of, autocasting
 from hf_frameseg.decoding.proposals import to_prediction
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
 from hf_frameseg.labels import BinaryLabels
@@ -31,7 +32,8 @@ class MomentRetriever:
 
     Args:
         model: Any image-text-to-text model of transformers, trained with this package. It stays in its own mode, device
-            and dtype; predictions are made in evaluation mode.
+            and dtype; predictions are made in evaluation mode, and in the mixed precision of `config.autocast`, which
+            for a model that a trainer still holds is that of the trainer.
         processor: Its processor.
         config: How the model was trained to be asked; None takes the defaults, which are the paper's.
         proposals: How windows and saliency are made of the decoded frames. The default gives the moments that the model
@@ -69,7 +71,10 @@ class MomentRetriever:
             changes["prompt"] = changes["prompt"].to_dict()
         self.model = model
         self.processor = processor
-        self.config = replace(config or FrameSegmentationConfig(), **changes)
+        config = config or FrameSegmentationConfig()
+        if config.autocast is None:
+            changes = {"autocast": autocast_of(model), **changes}
+        self.config = replace(config, **changes)
         self.proposals = proposals
         self.reader = reader
         self.batch_size = batch_size
@@ -201,7 +206,7 @@ class MomentRetriever:
         pictures = frames.frames[:, MIDDLE_VARIANT]
         times = frames.times_seconds[:, MIDDLE_VARIANT]
         inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * len(queries), [times] * len(queries))
-        with _evaluating(self.model) as model:
+        with _evaluating(self.model) as model, autocasting(model.device, self.config.autocast):
             decoded = generate_frame_logits(
                 model, _to_model(inputs, model), self.labels, self.config.num_frames, num_beams
             )

@@ -58,6 +58,8 @@ def load_pretrained(
         base = base_model or config.base_model or adapter.get("base_model_name_or_path")
         if base_model is None and adapter.get("revision"):
             model_kwargs = {"revision": adapter["revision"], **model_kwargs}
+        if config.dtype is not None:
+            model_kwargs = {"dtype": config.dtype, **model_kwargs}
         if token is not None:
             model_kwargs = {"token": token, **model_kwargs}
         model = PeftModel.from_pretrained(load_base(base, **model_kwargs), str(folder)).eval()

@@ -14,6 +14,7 @@ from transformers import Seq2SeqTrainer, TrainerCallback
 
 from hf_frameseg.data.encoding import TARGET_KEYS, drop_answers
 from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.decoding.precision import autocasting
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.losses import FrameSegmentationLoss, weighted_sum
 
@@ -185,6 +186,16 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
 
     # ---- Evaluation --------------------------------------------------------------------------------------------------
 
+    @property
+    def autocast(self) -> str | None:
+        """Return the half precision in which evaluation decodes, for `FrameSegmentationConfig.autocast`; None without.
+
+        A model is to be asked in the precision in which it was scored, so it is saved beside the weights.
+        """
+        if not self.accelerator.native_amp:  # DeepSpeed's weights are in half precision themselves
+            return None
+        return "float16" if self.accelerator.mixed_precision == "fp16" else "bfloat16"
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -212,13 +223,15 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
                     "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
                     "per_device_eval_batch_size=1."
                 )
-            decoded = generate_frame_logits(
-                self.accelerator.unwrap_model(self.model),
-                drop_answers(inputs),
-                self.binary_labels,
-                num_frames=inputs["frame_targets"].shape[1],
-                **options,
-            )
+            # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
+            with autocasting(self.args.device, self.autocast):
+                decoded = generate_frame_logits(
+                    self.accelerator.unwrap_model(self.model),
+                    drop_answers(inputs),
+                    self.binary_labels,
+                    num_frames=inputs["frame_targets"].shape[1],
+                    **options,
+                )
         predictions = (decoded.mask.to(torch.int8), decoded.frame_logits.float(), inputs["qid"])
         return loss, predictions, inputs["frame_targets"]
 

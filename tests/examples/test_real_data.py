@@ -186,8 +186,8 @@ def test_another_model_of_transformers_learns_with_an_adapter(
     assert any("multi_modal_projector" in name for name in weights)
 
     retriever = MomentRetriever.from_pretrained(tmp_path / "run" / "model")
-    expected = FrameSegmentationConfig(NUM_FRAMES, prompt="compact", frame_size=16, base_model=str(llava_base))
-    assert retriever.config == expected
+    asked = {"prompt": "compact", "frame_size": 16, "base_model": str(llava_base), "dtype": "float32"}
+    assert retriever.config == FrameSegmentationConfig(NUM_FRAMES, **asked)
     submission = (tmp_path / "run" / "hl_val_submission.jsonl").read_text("utf-8").splitlines()
     row, submitted = readable(rows, "val")[1], json.loads(submission[1])
     (path,) = (data / "videos").glob(f"{row['vid']}.*")
