@@ -436,6 +436,9 @@ class TestFramePrediction:
         with pytest.raises(ValueError, match="qid"):
             dataclasses.replace(prediction, qid=None).to_submission()
 
+    def test_a_text_qid_stays_a_text(self, prediction: FramePrediction) -> None:
+        assert dataclasses.replace(prediction, qid="s34-d28_0").to_submission()["qid"] == "s34-d28_0"
+
     @pytest.mark.parametrize(
         ("field", "value"), [("mask", [True]), ("probs", [0.1, 0.2]), ("saliency", [[0.1]]), ("mask", [0, 2, 1])]
     )

@@ -172,7 +172,7 @@ class FramePrediction:
             float64.
         fallback: Whether `moments` was made up because the mask was all zeros (see `decoding.ProposalSettings`).
         query: The sentence that was searched for.
-        qid: QVHighlights query id, needed by `to_submission` only.
+        qid: Query id, a whole number or a text, needed by `to_submission` only.
         vid: QVHighlights video id.
         log_odds: Difference `logit_1 - logit_0` of each frame, shape (F,), float64: `probs` before the softmax, where
             it is known. It still tells frames apart whose probability is 1.
@@ -188,7 +188,7 @@ class FramePrediction:
     saliency: NDArray[np.float64]
     fallback: bool = False
     query: str = ""
-    qid: int | None = None
+    qid: int | str | None = None
     vid: str | None = None
     log_odds: NDArray[np.float64] | None = None
 
@@ -218,7 +218,7 @@ class FramePrediction:
         if self.qid is None:
             raise ValueError("a submission row needs a qid, got None; set it with dataclasses.replace(..., qid=...)")
         return {
-            "qid": int(self.qid),
+            "qid": self.qid if isinstance(self.qid, str) else int(self.qid),
             "query": self.query,
             "vid": self.vid,
             "pred_relevant_windows": [[m.start, m.end, m.score] for m in self.moments],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_frameseg.data.annotations import AnnotationError, find_annotations, read_annotations
+from hf_frameseg.metrics import evaluate_submission, validate_submission
 
 FIELDS = {"qid", "query", "duration", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores"}
 
@@ -31,6 +32,29 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(file, an
     assert len(read_annotations(file)) == 1
 
 
+def test_qids_may_be_texts(file, annotation, write_annotations):
+    write_annotations(file, [annotation(qid="s34-d28_0"), annotation(qid="7")])
+    assert [row["qid"] for row in read_annotations(file)] == ["s34-d28_0", "7"]
+
+
+@pytest.mark.parametrize(("duration", "clip_id", "valid"), [(1.0, 0, True), (7.5, 2, True), (7.5, 3, False)])
+def test_loader_and_scorer_count_the_same_clips(file, annotation, write_annotations, duration, clip_id, valid):
+    row = annotation(
+        duration=duration, relevant_windows=[[0, 1]], relevant_clip_ids=[clip_id], saliency_scores=[[4, 3, 2]]
+    )
+    write_annotations(file, [row])
+    submission = {"qid": row["qid"], "pred_saliency_scores": [0.0] * (clip_id if valid else 2) + [0.5]}
+    if not valid:
+        with pytest.raises(AnnotationError, match="clip id 3 is no 2-second clip of a 7.5 s video; .* from 0 to 2"):
+            read_annotations(file)
+        with pytest.raises(ValueError, match=r"ids of 2-second clips in the video"):
+            evaluate_submission([submission], [row])
+        return
+    assert read_annotations(file) == [row]
+    assert not validate_submission([submission], [row])
+    assert evaluate_submission([submission], [row])["brief"]["HL-min-VeryGood-Hit1"] == 100.0
+
+
 def test_labels_may_be_absent_only_where_that_is_said(file, annotation, write_annotations):
     row = {name: value for name, value in annotation().items() if name in ("qid", "query", "duration", "vid")}
     write_annotations(file, [row])
@@ -52,9 +76,12 @@ def test_half_a_set_of_labels_is_refused_in_any_case(file, annotation, write_ann
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"qid": "1"}, "qid to be a 64-bit integer, got '1'"),
-        ({"qid": True}, "qid to be a 64-bit integer"),
-        ({"qid": 2**63}, "qid to be a 64-bit integer"),
+        ({"qid": "1"}, "qids of one kind, got '1' after 100; write all of them as whole numbers, or all as texts"),
+        ({"qid": " "}, "qid to be a non-empty text"),
+        ({"qid": "a\ud800"}, "qid to be a text of whole characters"),
+        ({"qid": "x" * 201}, "qid to have up to 200 characters, got 201"),
+        ({"qid": True}, "qid to be a 64-bit integer or a text"),
+        ({"qid": 2**63}, "qid to be a 64-bit integer or a text"),
         ({"query": " "}, "query to be a non-empty text"),
         ({"vid": None}, "vid to be a non-empty text, got None"),
         ({"query": "a\ud800"}, "query to be a text of whole characters, got 'a.ud800'"),

@@ -249,6 +249,20 @@ def test_reports_of_a_killed_run_do_not_count(load, tmp_path):
     assert len(load()) == 5
 
 
+def test_text_qids_stay_texts(load, data_dir, annotation, write_annotations):
+    write_annotations(data_dir / FILE, [annotation(qid="s34-d28_1", vid="a"), annotation(qid="7", vid="b")])
+    dataset = load()
+    assert dataset["qid"][:] == ["s34-d28_1", "7"]
+    assert dataset.features["qid"] == datasets.Value("string")
+
+
+def test_splits_with_qids_of_two_kinds_are_not_one_data_set(data_dir, tmp_path, annotation, write_annotations):
+    write_annotations(data_dir / "highlight_train_release.jsonl", [annotation(qid="s1", vid="a")])
+    with pytest.raises(AnnotationError, match=r"qids of one kind, got \d in val and 's1' in train; .* one by one"):
+        QVHighlights(cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), num_frames=4)
+    assert QVHighlightsConfig(data_dir=str(data_dir), splits=("train",)).has_text_qids()
+
+
 def test_a_qid_without_a_video_is_named_before_anything_is_decoded(load, data_dir, decoded):
     (data_dir / "videos" / "c.mp4").unlink()
     with pytest.raises(FileNotFoundError, match=r"^qid 5: no video c: no such file .* \(1 of 3 missing in val\)"):

@@ -188,6 +188,16 @@ def test_every_epoch_has_its_own_order_and_has_it_again(stream: Callable[..., Fr
     assert qids(stream(seed=4)) != orders[0]
 
 
+def test_rows_with_text_qids_are_mixed_too(dataset: Dataset, tmp_path: Path) -> None:
+    texts = [f"s{qid}" for qid in dataset["qid"]]
+    renamed = dataset.remove_columns("qid").add_column("qid", texts)
+    save_shards(renamed, tmp_path, shard_bytes=dataset.data.nbytes // 3 + 1)
+    order = qids(FrameStream(find_shards(tmp_path, "train"), seed=3, buffer_rows=8))
+    assert sorted(order) == sorted(texts)
+    assert order != texts
+    assert order == qids(FrameStream(find_shards(tmp_path, "train"), seed=3, buffer_rows=8))
+
+
 def test_neighbours_are_spread(stream: Callable[..., FrameStream]) -> None:
     mixed = stream()
     adjacent = 0

@@ -8,6 +8,7 @@ The public test labels come as `highlight_test_with_gt.jsonl`, which is preferre
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg.data.video_index import MAX_DURATION_SECONDS
-from hf_frameseg.moments import CLIP_SECONDS, moments_from_windows
+from hf_frameseg.moments import moments_from_windows, num_clips
 
 ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
     "train": ("highlight_train_release.jsonl",),
@@ -28,6 +29,7 @@ QUERY_FIELDS = ("qid", "query", "duration", "vid")
 LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
 
 MIN_DURATION_SECONDS = 0.001
+MAX_QID_CHARACTERS = 200
 
 NUM_ANNOTATORS = 3
 MAX_SALIENCY_SCORE = 4
@@ -57,13 +59,14 @@ def read_annotations(path: str | Path, require_labels: bool = True) -> list[dict
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file at {path}; check the path")
     rows: list[dict[str, Any]] = []
-    seen: dict[int, int] = {}
+    seen: dict[int | str, int] = {}
     durations: dict[str, float] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = _parse_line(line, require_labels)
+            check_qid(row["qid"], next(iter(seen), None))
             if row["qid"] in seen:
                 raise ValueError(f"qid {row['qid']} is also on line {seen[row['qid']]}; every query needs its own qid")
             if durations.setdefault(row["vid"], row["duration"]) != row["duration"]:
@@ -123,6 +126,48 @@ def check_text(name: str, value: Any) -> None:
         raise ValueError(f"expected {name} to be a text of whole characters, got {value!a:.80}") from None
 
 
+def check_qid(value: Any, other: Any = None) -> None:
+    """Refuse what cannot be a query id, or is of another kind than the others of its file.
+
+    Args:
+        value: The value: a whole number, or a text such as `s34-d28_0`.
+        other: A query id of the same file; None if there is none yet.
+
+    Raises:
+        ValueError: If it is neither a 64-bit integer nor a short text of whole characters, or `other` is of the other
+            kind.
+    """
+    if isinstance(value, str):
+        check_text("qid", value)
+        if len(value) > MAX_QID_CHARACTERS:
+            raise ValueError(f"expected qid to have up to {MAX_QID_CHARACTERS} characters, got {len(value)}")
+    elif type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError(f"expected qid to be a 64-bit integer or a text, got {value!r:.80}")
+    if other is not None and isinstance(other, str) != isinstance(value, str):
+        raise ValueError(
+            f"expected qids of one kind, got {value!r:.80} after {other!r:.80}; write all of them as whole numbers, or "
+            "all as texts"
+        )
+
+
+def qid_seed(qid: int | str) -> int:
+    """Return the number from 0 to 2**64 - 1 that stands for a query wherever chance is drawn for it.
+
+    Args:
+        qid: Its id.
+
+    Returns:
+        The id itself modulo 2**64; of a text, the start of its checksum, the same in every process.
+
+    Example:
+        >>> qid_seed(7), qid_seed(-1) == 2**64 - 1, qid_seed("7") == qid_seed(7)
+        (7, True, False)
+    """
+    if isinstance(qid, str):
+        return int.from_bytes(hashlib.sha256(qid.encode()).digest()[:8], "big")
+    return int(qid) % 2**64
+
+
 def check_duration(value: Any) -> None:
     """Refuse what cannot be the duration of a video.
 
@@ -159,12 +204,10 @@ def _parse_line(line: bytes, require_labels: bool) -> dict[str, Any]:
 
 def _check_query(raw: Mapping[str, Any]) -> None:
     """Check the fields that describe the query and its video."""
-    qid, duration = raw["qid"], raw["duration"]
-    if type(qid) is not int or not -(2**63) <= qid < 2**63:
-        raise ValueError(f"expected qid to be a 64-bit integer, got {qid!r:.80}")
+    check_qid(raw["qid"])
     for name in ("query", "vid"):
         check_text(name, raw[name])
-    check_duration(duration)
+    check_duration(raw["duration"])
 
 
 def _check_labels(raw: Mapping[str, Any]) -> None:
@@ -174,9 +217,13 @@ def _check_labels(raw: Mapping[str, Any]) -> None:
             raise ValueError(f"expected {name} to be a list, got {raw[name]!r:.80}")
     moments_from_windows(raw["relevant_windows"], raw["duration"])
     clip_ids, scores = raw["relevant_clip_ids"], raw["saliency_scores"]
+    count = num_clips(raw["duration"])  # the scorer's: without an incomplete one at the end, and at least one
     for clip_id in clip_ids:
-        if type(clip_id) is not int or not 0 <= clip_id < raw["duration"] / CLIP_SECONDS:
-            raise ValueError(f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {raw['duration']:g} s video")
+        if type(clip_id) is not int or not 0 <= clip_id < count:
+            raise ValueError(
+                f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {raw['duration']:g} s video; expected ids "
+                f"from 0 to {count - 1}"
+            )
     if len(scores) != len(clip_ids):
         raise ValueError(f"expected one saliency entry per relevant clip ({len(clip_ids)}), got {len(scores)}")
     for entry in scores:

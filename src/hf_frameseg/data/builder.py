@@ -11,7 +11,7 @@ Columns of a row (one row per query, in the order of the annotations):
 
 | column | type | meaning |
 |---|---|---|
-| `qid` | int64 | query id |
+| `qid` | int64, or string | query id, as the annotations have it |
 | `query` | string | the sentence |
 | `vid` | string | video id |
 | `duration_seconds` | float64 | annotated length T; defines the frame grid |
@@ -100,7 +100,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         raw = self.config.frame_format == "raw"
         integers, floats, text = datasets.Value("int64"), datasets.Value("float64"), datasets.Value("string")
         features = {
-            "qid": integers,
+            "qid": text if self.config.has_text_qids() else integers,
             "query": text,
             "vid": text,
             "duration_seconds": floats,

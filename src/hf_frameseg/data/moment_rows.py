@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_frameseg.data.annotations import MAX_SALIENCY_SCORE, NUM_ANNOTATORS, AnnotationError
+from hf_frameseg.data.annotations import MAX_SALIENCY_SCORE, NUM_ANNOTATORS, AnnotationError, check_qid
 from hf_frameseg.data.video_index import MAX_DURATION_SECONDS
 from hf_frameseg.moments import CLIP_SECONDS, num_clips
 
@@ -50,7 +50,7 @@ class MomentEntry:
         query: The sentence.
         windows: `[[start, end], ...]` in seconds.
         duration_seconds: Length of the video; None where the file does not say it.
-        qid: Query id; None numbers the entries of the file from 0.
+        qid: Query id, a whole number or a text; None numbers the entries of the file from 0.
         clip_ratings: For each 2-second clip of the video (an incomplete last one may be left out) a rating from 0 to 4,
             or three; None where there are none.
     """
@@ -60,7 +60,7 @@ class MomentEntry:
     query: str
     windows: Sequence[Sequence[float]]
     duration_seconds: float | None = None
-    qid: int | None = None
+    qid: int | str | None = None
     clip_ratings: Sequence[Any] | None = None
 
 
@@ -98,7 +98,7 @@ def to_rows(
         raise AnnotationError(f"{name}: expected at least one query, got none; download it again")
     rows: list[dict[str, Any]] = []
     repairs: Counter[str] = Counter()
-    qids: dict[int, str] = {}
+    qids: dict[int | str, str] = {}
     durations = {**(durations_seconds or {}), **_stated_durations(entries)}
     for number, entry in enumerate(entries):
         try:
@@ -210,11 +210,10 @@ def window_clips(windows: Sequence[Sequence[float]], duration_seconds: float) ->
     return sorted(relevant)
 
 
-def _qid(entry: MomentEntry, number: int, qids: Mapping[int, str]) -> int:
+def _qid(entry: MomentEntry, number: int, qids: Mapping[int | str, str]) -> int | str:
     """Return the query id, its own or its number."""
     qid = number if entry.qid is None else entry.qid
-    if type(qid) is not int or not -(2**63) <= qid < 2**63:
-        raise ValueError(f"expected qid to be a 64-bit integer, got {qid!r:.80}")
+    check_qid(qid, next(iter(qids), None))
     if qid in qids:
         raise ValueError(f"qid {qid} is also at {qids[qid]}; every query needs its own qid")
     return qid

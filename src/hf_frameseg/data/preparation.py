@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from hf_frameseg.data.annotations import AnnotationError, check_duration, check_text
+from hf_frameseg.data.annotations import AnnotationError, check_duration, check_qid, check_text
 from hf_frameseg.data.prepared_video import FORMAT_VERSION, FrameSettings, prepare_video
 from hf_frameseg.data.sampling import VARIANT_OFFSET_FRAMES
 from hf_frameseg.data.video import (
@@ -102,7 +102,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
             split: What the user asked for, or one of `split_names`.
 
         Returns:
-            One dict per query, in file order: `qid` (int64, unique), `query`, `vid`, `duration` (seconds),
+            One dict per query, in file order: `qid` (int64 or text, unique), `query`, `vid`, `duration` (seconds),
             `relevant_windows`, `relevant_clip_ids`, `saliency_scores` (empty lists where there are no labels), and
             `saliency_source` if the ratings are not the annotators'.
         """
@@ -124,6 +124,25 @@ class FrameDatasetConfig(datasets.BuilderConfig):
                 _check_row(row, split)
             self._annotations[split] = rows
         return self._annotations[split]
+
+    def has_text_qids(self) -> bool:
+        """Tell whether the query ids are texts; splits in one data set have one kind.
+
+        Raises:
+            AnnotationError: If some are texts and some are numbers.
+        """
+        kinds = {
+            isinstance(row["qid"], str): (split, row["qid"])
+            for split in self.prepared_splits()
+            for row in self.annotations(split)
+        }
+        if len(kinds) > 1:
+            (first, number), (second, text) = kinds[False], kinds[True]
+            raise AnnotationError(
+                f"expected qids of one kind, got {number} in {first} and {text!r} in {second}; write all of them as "
+                "whole numbers or all as texts, or load the splits one by one"
+            )
+        return True in kinds
 
     def videos(self) -> VideoSource[Any]:
         """Return where the videos are, listed once."""
@@ -188,6 +207,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
 def _check_row(row: dict[str, Any], split: str) -> None:
     """Refuse what would stop a preparation hours later, whoever has read the row."""
     try:
+        check_qid(row["qid"])
         check_text("query", row["query"])
         check_text("vid", row["vid"])
         check_duration(row["duration"])

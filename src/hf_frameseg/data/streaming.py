@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 
+from hf_frameseg.data.annotations import qid_seed
+
 SHARD_BYTES = 500_000_000
 """Size of a shard, as in `Dataset.push_to_hub`."""
 
@@ -269,7 +271,7 @@ class FrameStream(torch.utils.data.IterableDataset):
 
 def _mix(rows: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
     """Reorder some consecutive rows. The key is the rows: their groups meet others in every epoch."""
-    rng = np.random.default_rng([seed, *(int(qid) % 2**64 for qid in rows["qid"])])
+    rng = np.random.default_rng([seed, *map(qid_seed, rows["qid"])])
     order = rng.permutation(len(rows["qid"])).tolist()
     return {name: [column[index] for index in order] for name, column in rows.items()}
 

@@ -6,7 +6,7 @@ JSON lines in UTF-8, one query each:
 
 | key | meaning |
 |--|--|
-| `qid` | whole number, once per file |
+| `qid` | whole number or text, once per file |
 | `vid`, `query` | as in the annotations |
 | `duration_seconds` | length of the video, above 0 |
 | `mask` | the decoded digits, one per frame |
@@ -99,7 +99,7 @@ def _to_row(prediction: FramePrediction) -> dict[str, Any]:
         )
     grid = prediction.grid
     row = {
-        "qid": int(prediction.qid),
+        "qid": prediction.qid if isinstance(prediction.qid, str) else int(prediction.qid),
         "vid": prediction.vid,
         "query": prediction.query,
         "duration_seconds": grid.duration_seconds,
@@ -137,8 +137,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
     """Return one checked line, without windows and saliency."""
     qid, mask = row["qid"], row["mask"]
-    if type(qid) is not int or not -(2**63) <= qid < 2**63:
-        raise ValueError(f"expected qid to be a 64-bit integer, got {qid!r:.80}")
+    if not (isinstance(qid, str) and qid.strip()) and (type(qid) is not int or not -(2**63) <= qid < 2**63):
+        raise ValueError(f"expected qid to be a 64-bit integer or a text, got {qid!r:.80}")
     for key in ("vid", "query"):
         if not isinstance(row[key], str):
             raise ValueError(f"expected {key} to be a text, got {row[key]!r:.80}")

@@ -94,7 +94,7 @@ def to_prediction(
     settings: ProposalSettings = PAPER_PROPOSALS,
     *,
     query: str = "",
-    qid: int | None = None,
+    qid: int | str | None = None,
     vid: str | None = None,
 ) -> FramePrediction:
     """Put one decoded answer into the package's prediction type.
@@ -108,7 +108,7 @@ def to_prediction(
         grid: The frame windows.
         settings: How windows and saliency are made of it.
         query: The sentence that was searched for.
-        qid: QVHighlights query id.
+        qid: Query id.
         vid: QVHighlights video id.
 
     Returns:

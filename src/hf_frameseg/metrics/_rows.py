@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS, NUM_ANNOTATORS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
+from hf_frameseg.moments import num_clips
 
 Row = Mapping[str, Any]
 
@@ -108,15 +109,15 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
         for key in ("relevant_clip_ids", "saliency_scores", "duration")
     )
     try:
-        num_clips = int(duration_seconds / CLIP_SECONDS)
-        spread = np.zeros((num_clips, NUM_ANNOTATORS))
+        count = num_clips(duration_seconds)
+        spread = np.zeros((count, NUM_ANNOTATORS))
         # One assignment decides, as in the official code: negative ids count from the end, one column serves all.
         spread[np.array(clip_ids)] = _numbers(ratings)
     except (TypeError, ValueError, IndexError, OverflowError):
         raise ValueError(
             f"qid {row['qid']}: the ground truth has relevant_clip_ids {short(clip_ids)} and saliency_scores "
-            f"{short(ratings)} for {short(duration_seconds)} s; expected one or more clip ids below "
-            f"int(duration / {CLIP_SECONDS}) with {NUM_ANNOTATORS} ratings each; correct the annotation, or drop "
+            f"{short(ratings)} for {short(duration_seconds)} s; expected one or more ids of {CLIP_SECONDS}-second "
+            f"clips in the video with {NUM_ANNOTATORS} ratings each; correct the annotation, or drop "
             "pred_saliency_scores to score moments only"
         ) from None
     return spread
