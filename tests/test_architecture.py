@@ -22,6 +22,7 @@ LEVELS = {
     "losses": 2,
     "models": 2,
     "adapters": 2,
+    "checkpoints": 2,
     "config": 2,
     "data": 3,
     "decoding": 3,
@@ -37,7 +38,7 @@ LEVELS = {
     "demo": 5,
 }
 ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"}
-ALONE = {"losses", "models", "adapters"}  # import nothing of ours: usable, and movable, without the rest
+ALONE = {"losses", "models", "adapters", "checkpoints"}  # import nothing of ours: usable, and movable, without the rest
 FACADE_NAMES = {"__version__"}  # all that the inside may take from the facade
 
 # What the models of transformers themselves import.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
+from hf_frameseg.checkpoints import StopAtSigterm, record_processes
 from hf_frameseg.data.encoding import TARGET_KEYS, drop_answers
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.precision import autocasting
@@ -83,6 +88,9 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(_EpochToCollator(data_collator))
+        self._stop: StopAtSigterm | None = None
+        if self.args.enable_jit_checkpoint:
+            self._take_over_sigterm()
         self.frame_loss = FrameSegmentationLoss(self.args.frame_losses())
         signature = inspect.signature(_base_model(self.accelerator.unwrap_model(self.model)).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
@@ -266,6 +274,43 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
             yield
         finally:
             self.data_collator = training
+
+    # ---- Checkpoints -------------------------------------------------------------------------------------------------
+
+    def _take_over_sigterm(self) -> None:
+        """Put `StopAtSigterm` in the place of transformers' callback, and the signal back to what it was."""
+        theirs = self.pop_callback(JITCheckpointCallback)
+        if theirs is not None and theirs.jit_manager is not None:
+            signal.signal(signal.SIGTERM, theirs.jit_manager._original_sigterm_handler)
+        self._stop = StopAtSigterm()
+        self.add_callback(self._stop)
+
+    @property
+    def stopped_by_sigterm(self) -> bool:
+        """Tell whether a SIGTERM ended the last training, on any process; only `enable_jit_checkpoint` lets it."""
+        return self._stop is not None and self._stop.stopped
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Take no step when all are taken: transformers takes one more when a finished training ended in an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Begin with an empty folder: the trainer state of an earlier checkpoint must not vouch for half a new one."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all processes: the trainer state comes next, vouches for all files, and lets older ones go."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            record_processes(output_dir, self.args.world_size)
 
 
 class _EpochToCollator(TrainerCallback):
