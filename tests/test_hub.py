@@ -240,6 +240,53 @@ def test_a_base_of_the_package_is_saved_by_name(tmp_path: Path) -> None:
     assert hub.load_adapter(folder)[2].base_model == "hf_frameseg:tiny_base"
 
 
+def test_training_under_autocast_is_compared_without_it(
+    base: Path, collator: Any, make_row: Callable[..., dict], tiny_processor: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = load_base(base, dtype=torch.bfloat16)
+    model = get_peft_model(model, lora(model, init_lora_weights=True, modules_to_save=None))
+    args = SegmentationSeq2SeqTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=3,
+        learning_rate=2e-2,
+        bf16=True,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    trainer = SegmentationSeq2SeqTrainer(model, args, collator, train_dataset=[make_row(1, [[0.0, 4.0]], size=16)] * 2)
+    trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    assert "_original_forward" in vars(trained)  # accelerate leaves its autocast around the unwrapped model
+    wrapped = trained.forward
+    folder = hub.save_adapter(trained, tiny_processor, CONFIG, tmp_path / "adapter")
+    assert trained.forward == wrapped
+    loaded, _, _ = hub.load_adapter(folder, dtype=torch.bfloat16)
+    assert any(bool(tensor.any()) for name, tensor in loaded.named_parameters() if "lora_B" in name)
+    with torch.autocast("cpu", torch.bfloat16):  # around the call too
+        hub.save_adapter(trained, tiny_processor, CONFIG, tmp_path / "adapter")
+
+
+def test_other_precisions_of_what_was_trained_are_compared_as_they_will_be_loaded(
+    base: Path, tiny_processor: Any, tmp_path: Path
+) -> None:
+    model = load_base(base, dtype=torch.bfloat16)
+    model = get_peft_model(model, lora(model, init_lora_weights=True))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = (parameter.data + torch.randn_like(parameter) * 0.1).to(
+                torch.bfloat16
+            )  # as an engine does
+        elif "modules_to_save" in name:
+            parameter.data = parameter.data.float()
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter")
+    assert {name: parameter.dtype for name, parameter in model.named_parameters()} == dtypes
+
+
 # ---- Resuming --------------------------------------------------------------------------------------------------------
 
 
@@ -300,11 +347,46 @@ def test_a_wrong_conversion_is_refused_with_the_difference(
     kept = save()
     content = {path.name: path.read_bytes() for path in kept.iterdir()}
     monkeypatch.setattr(hub, "plain_lora", wrong)
-    with pytest.raises(ValueError, match=r"differs from the trained model by \d.*nothing was written") as caught:
-        save()
+    refused = tmp_path / "adapter.refused"
+    for name in ("adapter.refused", "adapter.refused-2"):  # nor does a second refusal lose the first one's
+        with pytest.raises(ValueError, match=rf"differs from the trained .* by \d.*kept in \S*/{name}, ") as caught:
+            save()
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "adapter.refused", "adapter.refused-2"}
+    assert hub.load_adapter(refused)[2].base_model is not None
+
+
+def test_a_refusal_names_the_cause_it_can_see(
+    base: Path, tiny_processor: Any, trained: Any, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="initial_adapter holds the adapter as it is now.*taken before training"):
+        save(initial_adapter=adapters.snapshot_adapter(trained.model))
+
+    model = get_peft_model(load_base(base), lora(load_base(base), init_lora_weights=True))
+    head = model.get_base_model().lm_head.weight
+    with torch.no_grad():
+        head.mul_(1.5)
+    with pytest.raises(ValueError, match=r"lm_head.weight of the trained model is not that of .*modules_to_save"):
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "other")
+
+    monkeypatch.setattr(hub, "plain_lora", lambda *args: untrained(*adapters.plain_lora(*args)))
+    with pytest.raises(ValueError, match="no cause was found"):
+        save()
+
+
+def test_what_stops_the_comparison_leaves_the_adapter(
+    trained: Any, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("the Hub was not reached")
+
+    monkeypatch.setattr("hf_frameseg.adapter_check.load_base", unreachable)
+    with pytest.raises(ValueError, match=rf"ConnectionError: the Hub.*kept in {tmp_path / 'adapter.refused'}"):
+        save()
+    monkeypatch.undo()
+    loaded, _, _ = hub.load_adapter(tmp_path / "adapter.refused")
+    assert (logits(loaded, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
 
 
 def test_an_interrupted_save_leaves_nothing(save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,21 +394,16 @@ def test_an_interrupted_save_leaves_nothing(save: Any, tmp_path: Path, monkeypat
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hub, "_put_in_place", broken)
+        patch.setattr(hub, "replace_folder", broken)
         with pytest.raises(OSError, match="disk full"):
             save()
     assert list(tmp_path.iterdir()) == []
     kept = save()
-    original = Path.rename
-
-    def fails_once(path: Path, target: Path) -> Path:
-        if ".partial-" in path.name and not path.name.endswith(".old"):
-            raise OSError("disk full")
-        return original(path, target)
-
-    monkeypatch.setattr(Path, "rename", fails_once)
-    with pytest.raises(OSError, match="disk full"):
-        save()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(hub, "replace_folder", broken)
+            with pytest.raises(OSError, match="disk full"):
+                save()
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert (kept / "adapter_model.safetensors").is_file()
 

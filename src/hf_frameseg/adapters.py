@@ -68,7 +68,7 @@ def snapshot_adapter(model: PeftModel, path: str | Path | None = None) -> dict[s
         ValueError: If the model has not exactly one LoRA adapter.
     """
     config = lora_config_of(model)
-    state = {name: tensor.detach().cpu().clone() for name, tensor in _lora_factors(model).items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in lora_factors(model).items()}
     if path is not None:
         from safetensors.torch import save_file
 
@@ -125,7 +125,7 @@ def restore_adapter(model: PeftModel, initial: Mapping[str, Tensor] | str | Path
     """
     config = lora_config_of(model)
     state, init = read_snapshot(initial)
-    _check_same(state, _lora_factors(model))
+    _check_same(state, lora_factors(model))
     adapter = next(iter(model.peft_config))
     for name, layer in model.named_modules():
         if adapter not in getattr(layer, "lora_A", {}):
@@ -197,8 +197,15 @@ def _is_factor(name: str) -> bool:
     return name.endswith(("lora_A.weight", "lora_B.weight"))
 
 
-def _lora_factors(model: PeftModel) -> dict[str, Tensor]:
-    """Return A and B of every layer, keyed as in PEFT's files."""
+def lora_factors(model: PeftModel) -> dict[str, Tensor]:
+    """Return A and B of every layer.
+
+    Args:
+        model: A model with one LoRA adapter.
+
+    Returns:
+        The tensors themselves, keyed as in PEFT's files.
+    """
     from peft import get_peft_model_state_dict
 
     state: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)

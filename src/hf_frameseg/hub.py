@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hf_frameseg._files import replace_folder
 from hf_frameseg.adapter_check import compare, noise_batch
 from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
@@ -51,7 +57,8 @@ def save_adapter(
 
     PiSSA is converted (the rank doubles). What was written is loaded onto a new base and compared with the trained
     model before the folder gets its name, so `folder` holds either a complete adapter that gives the same answers, or
-    what it held before. In a distributed run call it on one process, with the unwrapped model.
+    what it held before. An adapter that fails the comparison, or cannot be compared, is kept beside it under another
+    name (`FOLDER.refused`). In a distributed run call it on one process, with the unwrapped model.
 
     Args:
         model: The trained model, wrapped by PEFT.
@@ -73,7 +80,7 @@ def save_adapter(
 
     Raises:
         ValueError: If the snapshot is missing or foreign, the base is not known, or the saved adapter gives other
-            logits.
+            logits or could not be compared; the message says where it is kept then.
         FileExistsError: If `folder` holds something that is no model of this package.
 
     Example:
@@ -96,13 +103,12 @@ def save_adapter(
     config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
     state, lora = plain_lora(model, initial_adapter)
     lora.base_model_name_or_path = name
-    lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
+    if name == loaded_from:  # else the commit is one of another repository
+        lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
     card = model_card(config, metrics=metrics, recipe=recipe, dataset=dataset)
     batch = noise_batch(processor, config) if check_batch is None else check_batch
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
-    try:
+    with _staging(folder) as partial:
         from safetensors.torch import save_file
 
         save_file(state, partial / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -111,10 +117,8 @@ def save_adapter(
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
-        compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
-        _put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with _keeping(partial, folder):
+            compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
     return folder
 
 
@@ -164,15 +168,10 @@ def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Pa
     folder = Path(folder).resolve()
     _check_replaceable(folder)
     model, processor, config = load_adapter(adapter, **kwargs)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
-    try:
+    with _staging(folder) as partial:
         model.merge_and_unload().save_pretrained(partial)
         processor.save_pretrained(partial)
         replace(config, base_model=None, dtype=None).save(partial)
-        _put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -240,19 +239,54 @@ def _check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"{folder} holds something that is no model of this package: choose another folder")
 
 
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Give the finished folder its name; an older one steps aside first and comes back if that fails."""
-    partial.chmod(0o755)  # mkdtemp lets nobody else read
-    old = partial.with_name(f"{partial.name}.old")
-    if folder.exists():
-        folder.rename(old)
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill that takes the name of `folder` when the block ends, and vanishes when the block raises."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}.partial-{socket.gethostname()}-"
+    for old in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        if not Path("/proc", old.name.removeprefix(prefix)).exists():  # of a process that was killed
+            shutil.rmtree(old, ignore_errors=True)
+    partial = folder.with_name(f"{prefix}{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
-        partial.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield partial
+        _set_modes(partial)
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _keeping(partial: Path, folder: Path) -> Iterator[None]:
+    """Keep a finished adapter under another name when the block raises, and say where."""
+    try:
+        yield
+    except BaseException as error:
+        names = (
+            folder.with_name(f"{folder.name}.refused{number}") for number in chain([""], map("-{}".format, count(2)))
+        )
+        kept = next(name for name in names if not name.exists())
+        _set_modes(partial)
+        partial.rename(kept)
+        where = f"the adapter is kept in {kept}, {folder} is as it was"
+        if not isinstance(error, Exception):  # Ctrl-C
+            error.add_note(where)
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"not compared, {type(error).__name__}: {error}"
+        raise ValueError(f"{reason}; {where}") from error
+
+
+def _set_modes(folder: Path) -> None:
+    """Give the files of a folder the mode of any new file; some libraries let nobody else read what they write."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _check_shareable(folder: Path) -> None:
