@@ -426,6 +426,20 @@ def test_the_number_of_beams_reaches_the_decoder(
     assert beams == [2, 3, 1, 4, 4, 1, 1]
 
 
+def test_a_length_of_answers_is_no_setting(make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_frameseg import trainer as module
+
+    given: list[set[str]] = []
+    decode = module.generate_frame_logits
+    monkeypatch.setattr(
+        module, "generate_frame_logits", lambda *args, **kwargs: (given.append(set(kwargs)), decode(*args, **kwargs))[1]
+    )
+    _, expected, _ = make_trainer().predict(rows[:2]).predictions
+    _, found, _ = make_trainer(generation_max_length=3).predict(rows[:2]).predictions
+    assert np.array_equal(found, expected)
+    assert given == [{"num_frames", "num_beams"}] * 2  # any other argument would have every beam compute its own prompt
+
+
 def test_loss_only_evaluation_decodes_nothing(make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_frameseg.trainer.generate_frame_logits", None)  # would fail if called
     batch = make_trainer().eval_data_collator(rows[:2])

@@ -11,6 +11,9 @@ from typing import Any
 CONFIG_NAME = "frameseg_config.json"
 """File beside the model's own files."""
 
+MAX_BEAMS = 256
+"""Most beams of a search; each holds the cache of a whole prompt, and 2 to 8 find what there is to find."""
+
 TINY_BASE = Path(__file__).parent / "assets" / "tiny_base"
 """The pretrained tiny xGen-MM of the package: knows colours, shapes and frame order, not the task."""
 

@@ -225,7 +225,8 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
             if prediction_loss_only or not self.args.predict_with_generate:
                 return loss, None, None
             options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
-            options = {key: value for key, value in options.items() if value is not None}
+            # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
+            options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
             if not bool(inputs["frame_valid"].all()):
                 raise ValueError(
                     "decoding needs the same number of frames in every row of a batch: group the rows by it or set "

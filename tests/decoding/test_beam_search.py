@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.generation import MaxLengthCriteria
 
@@ -227,7 +229,46 @@ def test_inputs_are_not_modified(llama: PreTrainedModel) -> None:
     assert all(torch.equal(inputs[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_normalised_in_float32(llama: PreTrainedModel, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(llama).to(dtype)
+    decoded = generate_frame_logits(model, left_padded(), LABELS, num_frames=5, num_beams=4, share_prompt=False)
+    assert decoded.frame_logits.dtype == torch.float32
+    steps = []
+    model.lm_head.register_forward_hook(lambda module, args, output: steps.append(output[:, -1]))
+    again = generate_frame_logits(model, left_padded(), LABELS, num_frames=5, num_beams=4, share_prompt=False)
+    assert torch.equal(again.frame_logits, decoded.frame_logits)
+    exact = [step.float().log_softmax(-1)[:, list(LABELS.digit_ids)] for step in steps[:5]]
+    for row in range(len(PROMPTS)):
+        for frame in range(5):  # one of the row's beams, to the last bit
+            beams = exact[frame][4 * row : 4 * row + 4]
+            assert (beams == decoded.frame_logits[row, frame]).all(dim=1).any()
+
+
 class TestBadInput:
+    def test_training_mode(self, llama: PreTrainedModel) -> None:
+        model = copy.deepcopy(llama)
+        model.model.layers[1].train()  # a part is enough for dropout
+        with pytest.raises(ValueError, match="training mode.*model.eval"):
+            generate_frame_logits(model, left_padded(), LABELS, num_frames=3)
+
+    @pytest.mark.parametrize("num_beams", [0, -1, 257, 10**6])
+    def test_number_of_beams(self, llama: PreTrainedModel, num_beams: int) -> None:
+        with pytest.raises(ValueError, match=f"num_beams from 1 to 256, got {num_beams}"):
+            generate_frame_logits(llama, left_padded(), LABELS, num_frames=3, num_beams=num_beams)
+
+    def test_models_that_are_asked_otherwise(self, llama: PreTrainedModel) -> None:
+        model = copy.copy(llama)
+        model.config = copy.deepcopy(llama.config)
+        model.config.is_encoder_decoder = True
+        with pytest.raises(ValueError, match="expected a decoder-only model, got LlamaForCausalLM"):
+            generate_frame_logits(model, left_padded(), LABELS, num_frames=3)
+        prompted = get_peft_model(
+            copy.deepcopy(llama), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+        ).eval()
+        with pytest.raises(ValueError, match="adapter inside the model's layers.*PROMPT_TUNING"):
+            generate_frame_logits(prompted, left_padded(), LABELS, num_frames=3)
+
     def test_right_padding(self, llama: PreTrainedModel) -> None:
         inputs = {name: tensor.flip(1) for name, tensor in left_padded().items()}
         with pytest.raises(ValueError, match="left-padded.*padding_side='left'"):
@@ -262,7 +303,8 @@ class TestBadInput:
     def test_broken_weights(self, num_beams: int) -> None:
         torch.manual_seed(0)
         broken = tiny_llama().eval()
+        broken.name_or_path = "runs/br\x1boken"
         with torch.no_grad():
             broken.lm_head.weight[LABELS.one_id] = math.nan
-        with pytest.raises(ValueError, match="nan or inf"):
+        with pytest.raises(ValueError, match=r"digit logits of runs/br\\x1boken are nan or inf"):
             generate_frame_logits(broken, left_padded(), LABELS, num_frames=3, num_beams=num_beams)

@@ -7,13 +7,16 @@ at once, and the beams start from its cache, repeated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
+from hf_frameseg._text import printable
+from hf_frameseg.config import MAX_BEAMS
 from hf_frameseg.decoding.logits_process import BinaryMaskLogitsProcessor
 from hf_frameseg.labels import is_along_text
 
@@ -22,28 +25,21 @@ if TYPE_CHECKING:
 
     from hf_frameseg.labels import BinaryLabels
 
-# A checkpoint's generation_config may carry processors of its own (Qwen2.5-VL ships repetition_penalty=1.05). A
-# repetition penalty on a string of two digits would bend every score, so all of them are switched off by name.
-_NO_OTHER_PROCESSORS: dict[str, Any] = {
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "bad_words_ids": None,
-    "sequence_bias": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "exponential_decay_length_penalty": None,
-    "guidance_scale": None,
-    "watermarking_config": None,
-    "remove_invalid_values": False,
-    "max_time": None,
-    "stop_strings": None,
+# What the caller may set of transformers' `GenerationConfig`. All else is ours or transformers' own default, whatever
+# the checkpoint says. Its settings are made for talking: a repetition penalty (Qwen2.5-VL ships 1.05) would bend every
+# score of a string of two digits, and `use_cache=False`, which training with checkpointing leaves behind, mix up beams.
+_CALLERS_SETTINGS = {
+    "length_penalty",
+    "early_stopping",
+    "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "prefill_chunk_size",
+    "disable_compile",
+    "compile_config",
 }
+_FIXED_ARGUMENTS = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - _CALLERS_SETTINGS
+_FIXED_ARGUMENTS |= {"generation_config", "logits_processor", "prefix_allowed_tokens_fn"}
 
 # With any other argument of `generate` (cache_implementation, custom_generate, ...) every beam computes its own prompt.
 _SHARED_PROMPT_ARGUMENTS = {"length_penalty", "early_stopping", "stopping_criteria"}
@@ -84,56 +80,95 @@ def generate_frame_logits(
     Highlight Detection via MLLM Frame Segmentation", section III: beam search with 2 beams, saliency from the
     probabilities along the best beam).
 
+    The checkpoint's own settings of generation (`generation_config.json`, and those that older ones keep in
+    `config.json`) play no part, and are left as they are.
+
     Args:
-        model: Any causal or image-text-to-text model of transformers, in evaluation mode.
+        model: Any causal or image-text-to-text model of transformers, in evaluation mode, with an adapter inside its
+            layers (LoRA and its relatives) or none.
         inputs: What `model.generate` takes, with left-padded `input_ids` and `attention_mask` of shape (B, L) that
             end where the answer begins.
         labels: Token ids of the answer.
         num_frames: Number of frames F, the same for all samples.
-        num_beams: Number of beams K; 1 is greedy.
+        num_beams: Number of beams K, up to `MAX_BEAMS`; 1 is greedy.
         share_prompt: Compute the prompt once for all beams: the same answer in less time
             (`benchmarks/beam_search.py`). Not done with other `generate_kwargs` than `length_penalty`,
             `early_stopping` and `stopping_criteria`, with a cache other than transformers' default, for prompts of one
             token or with an image at the end. False lets `generate` repeat the prompt: for models whose prompt tokens
-            look ahead (PaliGemma's), which would miss the last one.
+            look ahead, and would miss the last one.
         **generate_kwargs: Further arguments of `generate`, except those that fix the answer's form.
 
     Returns:
         Mask, frame logits and sequence scores.
 
     Raises:
-        ValueError: If the inputs are not left padded, an argument of `generate` is owned by this function, the
-            model's digit logits are not finite, or a stopping criterion cut the answer short.
+        ValueError: If the inputs are not left padded, the model is in training mode or of another kind, an argument is
+            out of range or fixed here, the model's digit logits are not finite, or a stopping criterion cut the answer
+            short.
     """
+    if not 1 <= num_beams <= MAX_BEAMS:
+        raise ValueError(f"expected num_beams from 1 to {MAX_BEAMS}, got {num_beams}")
+    if fixed := sorted(_FIXED_ARGUMENTS & generate_kwargs.keys()):
+        raise ValueError(f"generate_frame_logits fixes {', '.join(fixed)} itself; leave them out of generate_kwargs")
+    model = _with_default_settings(model)
     prompt_length = _check_prompt(inputs)
-    fixed = {
-        **_NO_OTHER_PROCESSORS,
-        "logits_processor": [
-            BinaryMaskLogitsProcessor(labels.digit_ids, labels.end_ids, num_frames, prompt_length, num_beams)
-        ],
-        "num_beams": num_beams,
-        "num_return_sequences": 1,
-        "max_new_tokens": num_frames + 1,
-        "do_sample": False,
-        "eos_token_id": list(labels.end_ids),
-        "pad_token_id": labels.end_id,  # no row is ever padded: all answers have F + 1 tokens
-        "return_dict_in_generate": True,
-        "output_scores": True,
-    }
-    owned = sorted(fixed.keys() & generate_kwargs.keys())
-    if owned:
-        raise ValueError(f"generate_frame_logits fixes {', '.join(owned)} itself; leave them out of generate_kwargs")
+    settings = GenerationConfig(
+        num_beams=num_beams,
+        num_return_sequences=1,
+        max_new_tokens=num_frames + 1,
+        do_sample=False,
+        eos_token_id=list(labels.end_ids),
+        pad_token_id=labels.end_id,  # no row is ever padded: all answers have F + 1 tokens
+        return_dict_in_generate=True,
+        output_scores=True,
+        **{name: value for name, value in generate_kwargs.items() if name in _CALLERS_SETTINGS},
+    )
+    digits_only = BinaryMaskLogitsProcessor(labels.digit_ids, labels.end_ids, num_frames, prompt_length, num_beams)
     if share_prompt and num_beams > 1 and generate_kwargs.keys() <= _SHARED_PROMPT_ARGUMENTS:
         inputs = _with_shared_prompt(model, inputs, labels, num_beams)
-    output = model.generate(**inputs, **fixed, **generate_kwargs)
-
+    output = model.generate(
+        **inputs,
+        generation_config=settings,
+        logits_processor=[digits_only],
+        **{name: value for name, value in generate_kwargs.items() if name not in _CALLERS_SETTINGS},
+    )
     answer = output.sequences[:, prompt_length : prompt_length + num_frames]
-    frame_logits = _scores_along_chosen_beam(output, labels, num_frames)
+    frame_logits = _scores_along_chosen_beam(output, labels, num_frames, _name_of(model))
     return DecodedFrames(
         mask=torch.as_tensor(labels.mask_from_ids(answer), device=frame_logits.device),
         frame_logits=frame_logits,
         sequence_scores=getattr(output, "sequences_scores", None),
     )
+
+
+def _with_default_settings(model: PreTrainedModel) -> PreTrainedModel:
+    """Return another face of the same weights, without the checkpoint's settings of generation.
+
+    `generate` takes from `model.generation_config` whatever it is not given, and passing None counts as not given.
+    """
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "the model is in training mode, where dropout makes another answer each time: call model.eval()"
+        )
+    if hasattr(model, "get_base_model"):  # a PEFT model's own `generate` writes its settings into the model inside
+        if model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"expected an adapter inside the model's layers, such as LoRA, got {model.active_peft_config.peft_type}"
+                ", which puts tokens before the prompt"
+            )
+        model = model.get_base_model()
+    model = copy.copy(
+        getattr(model, "_orig_mod", model)
+    )  # `torch.compile` hides it; `generate` runs it as it is anyway
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"expected a decoder-only model, got {_name_of(model)}, whose prompt goes into an encoder")
+    model.generation_config = GenerationConfig()
+    return model
+
+
+def _name_of(model: PreTrainedModel) -> str:
+    """Return where a model was loaded from, or its kind."""
+    return printable(getattr(model, "name_or_path", "") or type(model).__name__)
 
 
 def _check_prompt(inputs: Mapping[str, torch.Tensor]) -> int:
@@ -153,20 +188,18 @@ def _with_shared_prompt(
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     image_token_id = getattr(model.config, "image_token_id", None)
     ends_in_image = image_token_id is not None and bool((ids[:, -1] == image_token_id).any())
-    if ends_in_image or not mask[:, :-1].any(dim=1).all() or model.generation_config.cache_implementation is not None:
+    if ends_in_image or not mask[:, :-1].any(dim=1).all():
         return inputs
     along_text = {key: value for key, value in inputs.items() if key == "attention_mask" or is_along_text(value, ids)}
-    first = model.generate(
-        **{**inputs, **{key: value[:, :-1] for key, value in along_text.items()}},
-        **_NO_OTHER_PROCESSORS,
+    settings = GenerationConfig(
         max_new_tokens=1,  # chosen and thrown away: `generate` stops before it computes it
-        num_beams=1,
-        num_return_sequences=1,
         do_sample=False,
         use_cache=True,
         pad_token_id=labels.end_id,
         return_dict_in_generate=True,
     )
+    prompt = {key: value[:, :-1] for key, value in along_text.items()}
+    first = model.generate(**{**inputs, **prompt}, generation_config=settings)
     cache = first.cache
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() != ids.shape[1] - 1:
         return inputs
@@ -174,12 +207,12 @@ def _with_shared_prompt(
     return {**along_text, "cache": cache}
 
 
-def _scores_along_chosen_beam(output: Any, labels: BinaryLabels, num_frames: int) -> torch.Tensor:
+def _scores_along_chosen_beam(output: Any, labels: BinaryLabels, num_frames: int, name: str) -> torch.Tensor:
     """Collect the digit scores from the rows that produced the chosen sequences, shape (B, F, 2)."""
     digits = torch.tensor(labels.digit_ids, device=output.scores[0].device)
     by_row = torch.stack([step.index_select(1, digits) for step in output.scores[:num_frames]], dim=1).float()
     if not torch.isfinite(by_row).all():  # before anything else: with nan scores beam search may end early
-        raise ValueError("the model's digit logits are nan or inf; run it in float32 or bfloat16 and check its weights")
+        raise ValueError(f"the digit logits of {name} are nan or inf; run it in float32 or bfloat16, check its weights")
     if by_row.shape[1] < num_frames:
         raise ValueError(
             f"generation stopped after {by_row.shape[1]} of {num_frames} digits; "
