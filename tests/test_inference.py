@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +156,70 @@ def test_saved_and_loaded_is_the_same(retriever: MomentRetriever, video_path: Pa
     assert other.moments == one.moments
 
 
-def test_model_keeps_its_mode_and_dropout_is_off(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
+def test_every_module_keeps_its_mode_and_dropout_is_off(
+    tiny_model: Any, tiny_processor: Any, video_path: Path
+) -> None:
     model = copy.deepcopy(tiny_model).train()
+    model.model.vision_tower.eval()  # frozen, as users do it
+    before = {name: module.training for name, module in model.named_modules()}
     retriever = MomentRetriever(model, tiny_processor, prompt="compact", num_frames=4)
     modes: list[bool] = []
-    model.lm_head.register_forward_hook(lambda *_: modes.append(model.training))
+    model.lm_head.register_forward_hook(lambda *_: modes.append(any(module.training for module in model.modules())))
     retriever(video_path, "a dog")
+    with pytest.raises(ValueError, match="blank"):
+        retriever(video_path, " ")
     assert modes
     assert not any(modes)
-    assert model.training
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert set(before.values()) == {True, False}
+
+
+def test_threads_get_the_answers_that_they_would_get_alone(
+    tiny_model: Any, tiny_processor: Any, video_path: Path
+) -> None:
+    model = copy.deepcopy(tiny_model)
+    model.lm_head = torch.nn.Sequential(torch.nn.Dropout(0.9), model.lm_head)
+    model.train()
+    processor = OneAtATime(tiny_processor)
+    first = MomentRetriever(model, processor, prompt="compact", num_frames=4, batch_size=1)
+    second = MomentRetriever(model, processor, prompt="paper", num_frames=4)  # the same model and tokenizer
+    queries = [f"{query} {number}" for number in range(2) for query in QUERIES]
+
+    def ask(retriever: MomentRetriever) -> np.ndarray:
+        frames = retriever.read(video_path)
+        return np.stack([prediction.log_odds for prediction in retriever.predict(frames, queries)])
+
+    retrievers = [first, second] * 3
+    alone = [ask(retriever) for retriever in (first, second)] * 3
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads meet
+    try:
+        with ThreadPoolExecutor(len(retrievers)) as pool:
+            together = list(pool.map(ask, retrievers))
+    finally:
+        sys.setswitchinterval(interval)
+    for found, expected in zip(together, alone, strict=True):
+        assert found.tolist() == expected.tolist()
+    assert all(module.training for module in model.modules())
+    assert processor.most == 1
+
+
+class OneAtATime:
+    """A processor that counts the threads inside it: its tokenizer's padding is a state that every call sets."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor, self.inside, self.most = processor, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            return self.processor(**inputs)
+        finally:
+            self.inside -= 1
 
 
 def test_half_precision_model_gets_its_own_dtype(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:

@@ -15,6 +15,7 @@ from hf_frameseg.adapters import lora_factors
 from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.data.encoding import TARGET_KEYS, encode_prompts
 from hf_frameseg.data.prompts import get_prompt
+from hf_frameseg.decoding.evaluation_mode import evaluating
 from hf_frameseg.decoding.precision import autocasting
 from hf_frameseg.loading import load_base
 
@@ -192,7 +193,7 @@ def _logits(model: PeftModel, batch: Mapping[str, Tensor], autocast: str | None)
         for key, value in batch.items()
         if key not in TARGET_KEYS
     }
-    with _evaluating(model), autocasting(base.device, autocast):
+    with evaluating(model), autocasting(base.device, autocast):
         logits = model(**inputs, use_cache=False).logits
     return logits[inputs["attention_mask"].bool()].float().cpu()
 
@@ -218,15 +219,3 @@ def _in_precision_of(loaded: PeftModel, model: PeftModel) -> Iterator[None]:
             model.forward = wrapped
         for parameter, data in own.items():
             parameter.data = data
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while, everywhere, and put each module back into its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from hf_frameseg.data.prompts import PromptTemplate, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT
 from hf_frameseg.data.video import VideoFrames, probe_duration, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
+from hf_frameseg.decoding.evaluation_mode import evaluating, lock_of
 from hf_frameseg.decoding.precision import autocast_of, autocasting
 from hf_frameseg.decoding.proposals import to_prediction
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class MomentRetriever:
     """Find the moments of a video that match a sentence.
+
+    Threads may share a retriever: videos are read at the same time, questions answered one after the other.
 
     Args:
         model: Any image-text-to-text model of transformers, trained with this package. It stays in its own mode, device
@@ -205,8 +207,11 @@ class MomentRetriever:
     ) -> list[FramePrediction]:
         pictures = frames.frames[:, MIDDLE_VARIANT]
         times = frames.times_seconds[:, MIDDLE_VARIANT]
-        inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * len(queries), [times] * len(queries))
-        with _evaluating(self.model) as model, autocasting(model.device, self.config.autocast):
+        rows = len(queries)
+        with lock_of(self.processor.tokenizer):
+            inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * rows, [times] * rows)
+        model = self.model
+        with evaluating(model), autocasting(model.device, self.config.autocast):
             decoded = generate_frame_logits(
                 model, _to_model(inputs, model), self.labels, self.config.num_frames, num_beams
             )
@@ -222,14 +227,3 @@ def _to_model(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dic
         key: value.to(device=model.device, dtype=model.dtype if value.is_floating_point() else None)
         for key, value in inputs.items()
     }
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Switch dropout off for a while."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was_training)
