@@ -14,7 +14,7 @@ import decord
 import numpy as np
 import pytest
 
-from hf_frameseg.data import pyav_reader, readers
+from hf_frameseg.data import readers, video_file
 from hf_frameseg.data.readers import READERS, load_reader, reader_names
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.data.video import VideoReadError, read_frames
@@ -362,7 +362,7 @@ def test_pictures_that_grow_are_refused_or_scaled(tmp_path, write_growing_video,
     scaled = read_frames(path, num_frames=4, frame_size=32).frames
     np.testing.assert_allclose(scaled[:, 1].mean((1, 2, 3)), [7, 22, 67, 82], atol=2)
     # What the header does not say either is refused before it is decoded.
-    monkeypatch.setattr(pyav_reader, "MAX_FRAME_PIXELS", 20_000)
+    monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 20_000)
     with pytest.raises(VideoReadError, match="could not be decoded by pyav"):
         read_frames(path, num_frames=4, frame_size=32, reader="pyav", timeout_seconds=None)
 

@@ -106,6 +106,19 @@ def test_archives_are_verified_too(data_dir, tmp_path, kind):
     assert config.file_durations(["near", "broken", "nowhere", "fine"]) == {"near": 10.0, "fine": 10.0}
 
 
+def test_asking_files_how_long_they_are_is_limited_in_time(data_dir, monkeypatch):
+    asked = []
+
+    def probe(path, *, timeout_seconds):
+        asked.append(timeout_seconds)
+        return 10.0
+
+    monkeypatch.setattr("hf_frameseg.data.preparation.probe_duration", probe)
+    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("val",), timeout_seconds=7.0)
+    assert config.file_durations(["fine"]) == {"fine": 10.0}
+    assert asked == [7.0]
+
+
 def test_a_reader_of_annotations_that_lets_nonsense_through_is_stopped(data_dir, annotation):
     class Config(FrameDatasetConfig):
         row: dict = {}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_frameseg.data import video, video_index
+from hf_frameseg.data import picture_list, video, video_file, video_index
+from hf_frameseg.data.picture_list import Picture
 from hf_frameseg.data.readers import load_reader
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.data.video import READERS, VideoReadError, probe_duration, read_frames, resize_frame
@@ -296,10 +297,10 @@ def test_a_process_started_elsewhere_finds_relative_paths(constant, tmp_path, mo
 @pytest.mark.parametrize(
     ("module", "limit", "value"),
     [
-        (video_index, "MAX_FRAME_SIDE", 79),
-        (video_index, "MAX_FRAME_PIXELS", 64 * 80 - 1),
+        (video_file, "MAX_FRAME_SIDE", 79),
+        (video_file, "MAX_FRAME_PIXELS", 64 * 80 - 1),
         (video_index, "MAX_DURATION_SECONDS", 3.9),
-        (video_index, "MAX_SOURCE_FRAMES", 119),
+        (picture_list, "MAX_SOURCE_FRAMES", 119),
         (video, "MAX_FRAMES_BYTES", 2 * 3 * 64 * 80 * 3 - 1),
     ],
 )
@@ -327,7 +328,7 @@ def patched(path: Path, *changes: tuple[bytes, int, int]) -> Path:
         ([(b"stsz", 4, 1), (b"stsz", 8, 0xFFFFFFF0), (b"stts", 8, 0xFFFFFFF0)], "holds no frame"),  # 4 billion frames
         (
             [(b"stsz", 4, 1), (b"stsz", 8, 3_000_000), (b"stts", 8, 3_000_000), (b"stsc", 12, 3_000_000)],
-            "more frames|decod",
+            "more frames|holds no frame",
         ),
     ],
 )
@@ -347,9 +348,8 @@ def test_a_picture_without_duration_is_refused(tmp_path, write_video):
 
 
 def test_time_stamps_far_apart_do_not_overflow():
-    packets = {-(2**62): 0, 2**62: 0, 2**62 + 10: 0}
-    pts = np.array(sorted(packets))
-    assert video_index._duration_seconds(pts, packets, Fraction(1, 1000)) > 4e15
+    pictures = [Picture(pts, 0, True) for pts in (-(2**62), 2**62, 2**62 + 10)]
+    assert video_index._shown_seconds(pictures, Fraction(1, 1000)) > 4e15
 
 
 def test_a_very_wide_picture_is_refused(tmp_path, write_video):

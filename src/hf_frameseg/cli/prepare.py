@@ -28,6 +28,7 @@ _CHOICES = {
     "reader": (str, "NAME", "auto, pyav, decord, torchcodec or module:function (default: auto)"),
     "timeout_seconds": (float, "SECONDS", "time that each reader has for one video (default: 120)"),
     "duration_tolerance_seconds": (float, "SECONDS", "how much shorter than annotated a file may be (default: 2)"),
+    "damaged": (str, "ACTION", "pictures that FFmpeg had to patch up: raise or keep (default: raise)"),
     "on_error": (str, "ACTION", "missing or unreadable video: raise, skip or blank (default: raise)"),
 }
 """Field of the config -> type, placeholder and help of its option."""

@@ -54,6 +54,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         reader: Which decoder, see `read_frames`.
         duration_tolerance_seconds: How much shorter than annotated a file may be.
         timeout_seconds: Time that each reader has for one video, see `read_frames`.
+        damaged: "raise" counts a video with damaged pictures as unreadable, "keep" takes what players show.
         on_error: "raise", "skip" (leave the queries of a missing or unreadable video out) or "blank" (keep them, with
             black frames and `frames_missing` set). The videos are listed in `failures.jsonl` in any case.
         allow_links: Follow links inside the video folder to places outside it.
@@ -73,6 +74,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
     reader: str = "auto"
     duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS
     timeout_seconds: float | None = TIMEOUT_SECONDS
+    damaged: str = "raise"
     on_error: str = "raise"
     allow_links: bool = False
     _annotations: dict[str, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False)
@@ -165,7 +167,9 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         num_threads = os.cpu_count() or 1
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            probes = run_threads(lambda item: _probe(item[1], scratch), unpack_in_order(files, scratch), num_threads)
+            probes = run_threads(
+                lambda item: _probe(item[1], scratch, self.timeout_seconds), unpack_in_order(files, scratch), num_threads
+            )
             durations = {files[number].vid: seconds for (number, _), seconds in probes if seconds is not None}
         return {vid: durations[vid] for vid in found if vid in durations}
 
@@ -215,10 +219,10 @@ def _check_row(row: dict[str, Any], split: str) -> None:
         raise AnnotationError(f"{split}: qid {row['qid']}: {error}") from None
 
 
-def _probe(file: VideoFile, scratch: Path) -> float | None:
+def _probe(file: VideoFile, scratch: Path, timeout_seconds: float | None) -> float | None:
     """Return the length of a video, None if it cannot be read."""
     with suppress(VideoReadError, OSError), file.on_disk(scratch) as path:
-        return probe_duration(path)
+        return probe_duration(path, timeout_seconds=timeout_seconds)
     return None
 
 

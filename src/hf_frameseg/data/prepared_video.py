@@ -14,12 +14,13 @@ from hf_frameseg.data.video import (
     DEFAULT_NUM_FRAMES,
     DURATION_TOLERANCE_SECONDS,
     TIMEOUT_SECONDS,
+    check_damaged,
     read_frames,
     reader_names,
 )
 from hf_frameseg.moments import FrameGrid
 
-FORMAT_VERSION = "2.0.0"
+FORMAT_VERSION = "3.0.0"
 """Raise it whenever the content of the cache changes for the same input; old caches are then not used."""
 
 BLANK_SIDE = 64
@@ -42,6 +43,7 @@ class FrameSettings:
         reader: Which decoder, see `read_frames`.
         duration_tolerance_seconds: How much shorter than annotated a file may be.
         timeout_seconds: Time that each reader has for one video, see `read_frames`.
+        damaged: What to do about damaged pictures, see `read_frames`.
     """
 
     num_frames: int = DEFAULT_NUM_FRAMES
@@ -55,10 +57,12 @@ class FrameSettings:
     reader: str = "auto"
     duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS
     timeout_seconds: float | None = TIMEOUT_SECONDS
+    damaged: str = "raise"
 
     def __post_init__(self) -> None:
         """Check the choices."""
         check_frame_format(self.frame_format)
+        check_damaged(self.damaged)
         reader_names(self.reader)  # refuses what is no reader
         _check_at_least("num_frames", self.num_frames, 1)
         for name in ("frame_size", "short_side"):
@@ -134,7 +138,7 @@ def _size_of(path: str | Path, duration_seconds: float, settings: FrameSettings 
 
 def _reading(settings: FrameSettings | Any) -> dict[str, Any]:
     """Return the arguments of `read_frames` that do not choose frames."""
-    names = ("reader", "duration_tolerance_seconds", "timeout_seconds")
+    names = ("reader", "duration_tolerance_seconds", "timeout_seconds", "damaged")
     return {name: getattr(settings, name) for name in names}
 
 

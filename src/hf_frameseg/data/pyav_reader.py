@@ -1,40 +1,58 @@
-"""The PyAV reader: the fastest of the three and the default, and what knows how pictures are stored."""
+"""The PyAV reader: the fastest of the three and the default, and what knows which pictures are sound."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.data.video_index import (
-    MAX_FRAME_PIXELS,
-    VideoIndex,
+from hf_frameseg.data.picture_orientation import UPRIGHT, orientation_of
+from hf_frameseg.data.video_file import (
     VideoReadError,
-    VideoRefusedError,
     check_picture_size,
-    no_frame_error,
+    decode,
+    limited_decoder,
     open_container,
+    read_packets,
+    shown_name,
 )
+from hf_frameseg.data.video_index import VideoIndex, no_frame_error
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.filter import Graph
     from av.video.codeccontext import VideoCodecContext
-    from av.video.stream import VideoStream
 
-_MAX_REORDERED_FRAMES = 32  # H.264 and HEVC reorder up to 16
+_MAX_REORDERED_FRAMES = 16  # H.264 and HEVC allow no more
+
+_SEEKABLE = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
+"""Codecs whose key frames need nothing from before, and whose decoders tell which frames they are."""
 
 
-def decode_with_pyav(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+_START_ANYWHERE = {"mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1", "wmv1", "wmv2"}
+_START_ANYWHERE |= {"msmpeg4v1", "msmpeg4v2", "msmpeg4v3"}
+"""Codecs whose decoders predict from grey where they have seen no key frame; the others then give nothing."""
+
+
+class DamagedPicture(NamedTuple):
+    """Hold a picture that is known to be damaged, or to stand for one that is lost.
+
+    Args:
+        picture: RGB, shape (H, W, 3), uint8.
+    """
+
+    picture: NDArray[np.uint8]
+
+
+def decode_with_pyav(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | DamagedPicture]:
     """Decode the frames at ascending display positions with PyAV.
+
+    A seek is trusted only if a key frame comes out first; else everything is decoded from the start.
 
     Args:
         index: The video.
@@ -45,119 +63,184 @@ def decode_with_pyav(index: VideoIndex, positions: NDArray[np.int64]) -> Iterato
     """
     to_rgb = _ToRgb(index)
     num_read = 0
-    if index.by_count:
-        with open_container(index.path) as container:
-            yield from map(to_rgb, _counted_frames(container, index, positions))
-        return
-    for frame in _seek_frames(index, positions):
-        yield to_rgb(frame)
+    for shown in () if index.by_count else _seek_frames(index, positions):
+        yield to_rgb(shown)
         num_read += 1
-    if num_read < len(positions):  # some containers seek too far: from the start, then
-        with open_container(index.path) as container:
-            for frame in _wanted_frames(container, index, positions[num_read:]):
-                yield to_rgb(frame)
-                num_read += 1
     if num_read < len(positions):
-        raise no_frame_error("pyav", index, positions[num_read])
+        yield from map(to_rgb, _straight_frames(index, positions[num_read:]))
 
 
-def refuse_mirrored(name: str, index: VideoIndex) -> None:
-    """Refuse a file with a stored orientation that decord and torchcodec get wrong: all but quarter turns.
+class _Shown(NamedTuple):
+    """Hold a decoded frame, and whether it, or something that it was predicted from, is damaged."""
 
-    Args:
-        name: The reader.
-        index: The video.
-
-    Raises:
-        VideoReadError: If it is stored mirrored.
-        VideoRefusedError: If it is turned by something else.
-    """
-    try:
-        with open_container(index.path) as container:
-            frame = next(_wanted_frames(container, index, np.zeros(1, dtype=np.int64)), None)
-    except Exception:
-        return  # the reader will say what is wrong with it
-    if frame is not None and _orientation(frame, index.path).mirrored:
-        raise VideoReadError(f"{index.path.name}: could not be decoded by {name}: it cannot mirror; use pyav")
+    frame: VideoFrame
+    is_damaged: bool
 
 
-def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[VideoFrame]:
-    """Decode from the last key frame before each position; end early when a frame does not come."""
+def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_Shown]:
+    """Decode from the last key frame before each position; end early when one is not sound or a frame does not come."""
     import av
 
     groups = np.searchsorted(index.key_positions, positions, side="right") - 1
     with open_container(index.path) as container:
+        stream = container.streams[index.stream_index]
+        if not _can_seek(limited_decoder(stream)):
+            return
         for group in np.unique(groups):
-            wanted = positions[groups == group]
+            wanted = index.pts[positions[groups == group]].tolist()
             if group >= 0:
-                key_pts = int(index.pts[index.key_positions[group]])
                 try:
-                    container.seek(key_pts, stream=container.streams[index.stream_index], backward=True)
+                    container.seek(int(index.pts[index.key_positions[group]]), stream=stream, backward=True)
                 except av.FFmpegError:
                     return
             num_read = 0
-            for frame in _wanted_frames(container, index, wanted):
-                yield frame
+            for shown in _Decoding(container, index, wanted).wanted_frames(from_key=group >= 0):
+                yield shown
                 num_read += 1
             if num_read < len(wanted):
                 return
 
 
-def _wanted_frames(container: InputContainer, index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[VideoFrame]:
-    """Decode from where the container is; end early when a frame does not come."""
-    stream = container.streams[index.stream_index]
-    context = _prepared(stream)
-    # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the same
-    # temporal layer does.)
-    can_skip = context.name == "h264"
-    waiting = deque(index.pts[positions].tolist())
-    wanted, unsent, ready = frozenset(waiting), set(waiting), {}
-    for packet in container.demux(stream):
-        if can_skip:
-            context.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
-        unsent.discard(packet.pts)
-        frames = packet.decode()
-        if not unsent and packet.size:
-            frames = [*frames, *context.decode(None)]  # those it holds back to put them in order
-        ready |= {frame.pts: frame for frame in frames if frame.pts in wanted}
-        while waiting and waiting[0] in ready:
-            yield ready.pop(waiting.popleft())
-        if not unsent or len(ready) > _MAX_REORDERED_FRAMES:
-            return
+def _can_seek(context: VideoCodecContext) -> bool:
+    """Tell whether what comes out after a seek shows if it is sound: a palette may come with the first packet only."""
+    codec = context.codec
+    return context.pix_fmt != "pal8" and (codec.intra_only or codec.canonical_name in _SEEKABLE)
 
 
-def _counted_frames(container: InputContainer, index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[VideoFrame]:
-    """Decode from the start and count: for files whose time stamps are not those of the frames (`by_count`)."""
-    stream = container.streams[index.stream_index]
-    context = _prepared(stream)
+def _straight_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_Shown]:
+    """Decode from the start; where a frame is lost in a damaged file, the one before stays on display."""
+    num_read = 0
+    with open_container(index.path) as container:
+        if index.by_count:
+            _refuse_headless(index)
+            frames = _at_positions(_Decoding(container, index).frames(), positions)
+        else:
+            wanted = index.pts[positions].tolist()
+            frames = _Decoding(container, index, wanted).wanted_frames(fill_lost=True)
+        for shown in frames:
+            yield shown
+            num_read += 1
+    if num_read < len(positions):
+        raise no_frame_error("pyav", index, int(positions[num_read]))
+
+
+def _refuse_headless(index: VideoIndex) -> None:
+    """Refuse to count where frames are lost at the start."""
+    if not index.starts_with_key:
+        raise VideoReadError(
+            f"{shown_name(index.path)}: could not be decoded by pyav: the file starts in the middle, and only their "
+            "number tells their times; convert the file to mp4 first"
+        )
+
+
+def _at_positions(frames: Iterable[_Shown], positions: NDArray[np.int64]) -> Iterator[_Shown]:
+    """Return the frames at ascending positions, counted."""
     wanted, last = frozenset(positions.tolist()), int(positions[-1])
-    num_sent = num_shown = 0
-    for packet in container.demux(stream):
-        frames = packet.decode()
-        num_sent += packet.size > 0 and not packet.is_discard
-        at_end = num_shown + len(frames) > last
-        if at_end and packet.size:
-            frames = [*frames, *context.decode(None)]
-        numbered = list(enumerate(frames, num_shown))
-        num_shown += len(frames)
-        if at_end and num_shown != num_sent:  # one was lost, and those behind it have other positions
-            break
-        yield from (frame for position, frame in numbered if position in wanted)
-        if at_end:
-            return
-    raise VideoReadError(
-        f"{index.path.name}: could not be decoded by pyav: {num_shown} of {num_sent} frames came out of the decoder, "
-        "and only their number tells their times; convert the file to mp4 first"
-    )
+    numbered = zip(range(last + 1), frames, strict=False)
+    return (shown for position, shown in numbered if position in wanted)
 
 
-def _prepared(stream: VideoStream) -> VideoCodecContext:
-    """Return the decoder of a stream, limited."""
-    context = stream.codec_context
-    if not context.is_open:
-        context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # pictures may be larger than the header says
-    return context
+class _Decoding:
+    """Decode from where a container is, and find out which frames are damaged.
+
+    FFmpeg flags a picture that it had to patch up, or refuses its packet; what is predicted from it is not flagged. So
+    what is decoded after damage, up to the next sound key frame, counts as damaged, too.
+
+    Args:
+        container: The open file.
+        index: The same.
+        wanted: Time stamps of the frames that are asked for; none asks for all.
+    """
+
+    def __init__(self, container: InputContainer, index: VideoIndex, wanted: Iterable[int] = ()) -> None:
+        self._container = container
+        self._stream = container.streams[index.stream_index]
+        self._context = limited_decoder(self._stream)
+        self._needs_key = self._context.codec.canonical_name in _START_ANYWHERE
+        self._wanted = frozenset(wanted)
+        self._num_sent = 0
+        self._sent: dict[int | None, int] = {}  # time stamp -> number of its packet in the order of decoding
+        self._damage: list[int] = []  # numbers of damaged packets
+        self._keys: list[tuple[int, int | None]] = []  # number and time stamp of sound key frames
+
+    def wanted_frames(self, from_key: bool = False, fill_lost: bool = False) -> Iterator[_Shown]:
+        """Decode the wanted frames in ascending order.
+
+        Args:
+            from_key: Whether a key frame has to come out first.
+            fill_lost: What stands for a frame that damage has cost: the one before it, or the end of the iteration.
+
+        Yields:
+            The frames; ends early when one does not come, or the first is no key frame.
+        """
+        waiting, ready = deque(sorted(self._wanted)), {}
+        before, num_later = None, 0
+        for number, shown in enumerate(self.frames()):
+            if number == 0 and from_key and not shown.frame.key_frame:
+                return
+            pts = shown.frame.pts
+            if pts in self._wanted:
+                ready[pts] = shown
+            before = shown if before is None or (pts is not None and pts < waiting[0]) else before
+            num_later += pts is not None and pts > waiting[0]
+            while waiting and (waiting[0] in ready or (fill_lost and self._has_passed(num_later))):
+                before = ready.pop(waiting.popleft(), _Shown(before.frame, True))
+                num_later = 0
+                yield before
+            if not waiting or num_later > _MAX_REORDERED_FRAMES:
+                return
+        if before is not None and fill_lost and self._damage:
+            yield from (ready.get(pts, _Shown(before.frame, True)) for pts in waiting)
+
+    def _has_passed(self, num_later: int) -> bool:
+        """Tell whether a frame is lost to damage when so many later ones have come out."""
+        return bool(self._damage) and num_later > _MAX_REORDERED_FRAMES
+
+    def frames(self) -> Iterator[_Shown]:
+        """Decode all frames that come out, in the order of display."""
+        held: deque[VideoFrame] = deque()
+        for frame in self._decode():
+            held.append(frame)
+            number = self._sent.get(frame.pts, self._num_sent)
+            if frame.is_corrupt:
+                self._damage.append(number)
+            elif frame.key_frame:
+                self._keys.append((number, frame.pts))
+            # What is predicted from a frame can be shown before it: wait until it has come out.
+            while len(held) > (_MAX_REORDERED_FRAMES if self._context.has_b_frames else 0):
+                yield self._judged(held.popleft())
+        while held:
+            yield self._judged(held.popleft())
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """Decode packet after packet, until all that is wanted has come out."""
+        unsent = set(self._wanted)
+        # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the
+        # same temporal layer does.)
+        can_skip = unsent and self._context.name == "h264"
+        for packet in read_packets(self._container, self._stream):
+            if packet is not None:
+                if can_skip:
+                    self._context.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
+                unsent.discard(packet.pts)
+                self._sent[packet.pts] = self._num_sent = self._num_sent + 1
+            frames, is_refused = decode(self._context, packet)
+            if is_refused:
+                self._damage.append(self._num_sent)
+            yield from frames
+            if packet is not None and self._wanted and not unsent:
+                yield from decode(self._context, None)[0]  # those it holds back to put them in order
+                return
+
+    def _judged(self, frame: VideoFrame) -> _Shown:
+        """Return a frame and whether it is damaged."""
+        if not self._damage and (self._keys or not self._needs_key):
+            return _Shown(frame, False)
+        number = self._sent.get(frame.pts, self._num_sent + 1)
+        # Frames that are decoded after a key frame and shown before it may be predicted from what is before it.
+        keys = [key for key, pts in self._keys if key <= number and (None in (pts, frame.pts) or pts <= frame.pts)]
+        is_damaged = any(max(keys, default=0) < damage < number for damage in self._damage)
+        return _Shown(frame, frame.is_corrupt or is_damaged or (self._needs_key and not keys))
 
 
 class _ToRgb:
@@ -167,21 +250,20 @@ class _ToRgb:
         self._index = index
         self._graph: Graph | None = None
         self._kind: tuple[Any, ...] = ()
-        self._orientation = _Orientation(False, 0)
+        self._orientation = UPRIGHT
 
-    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+    def __call__(self, shown: _Shown) -> NDArray[np.uint8] | DamagedPicture:
         """Return the picture, shape (H, W, 3)."""
+        frame = shown.frame
         kind = (frame.width, frame.height, frame.format.name, frame.rotation)
         if kind != self._kind:
             check_picture_size(self._index.path, frame.height, frame.width)
             self._graph = _rgb_graph(frame, self._index.time_base)
-            self._orientation = _orientation(frame, self._index.path)
+            self._orientation = orientation_of(frame, self._index.path)
             self._kind = kind
         self._graph.push(frame)
-        picture = self._graph.pull().to_ndarray()
-        if self._orientation.mirrored:
-            picture = picture[:, ::-1]
-        return np.ascontiguousarray(np.rot90(picture, self._orientation.quarter_turns))
+        picture = self._orientation.upright(self._graph.pull().to_ndarray())
+        return DamagedPicture(picture) if shown.is_damaged else picture
 
 
 def _rgb_graph(frame: VideoFrame, time_base: Fraction) -> Graph:
@@ -200,32 +282,3 @@ def _rgb_graph(frame: VideoFrame, time_base: Fraction) -> Graph:
     convert.link_to(sink)
     graph.configure()
     return graph
-
-
-class _Orientation(NamedTuple):
-    """Hold how to set a stored picture upright: mirror it left to right first, then turn it counterclockwise."""
-
-    mirrored: bool
-    quarter_turns: int
-
-
-def _orientation(frame: VideoFrame, path: Path) -> _Orientation:
-    """Return the orientation that the file or the frame states.
-
-    Once for all frames alike: one whose `side_data` has been asked for is kept until the garbage collector comes along.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return _Orientation(False, 0)
-    # x' = ax + cy and y' = bx + dy for stored (x, y), y downwards: libavutil/display.h
-    a, b, _, c, d = islice(np.frombuffer(matrix, dtype="=i4").tolist(), 5)
-    if a == b == c == d == 0:
-        return _Orientation(False, 0)  # not filled in: players ignore it
-    determinant = a * d - b * c
-    if determinant < 0:
-        a, b = -a, -b
-    degrees = math.degrees(math.atan2(b, a))
-    quarter_turns = round(degrees / 90)
-    if determinant == 0 or abs(degrees - 90 * quarter_turns) > 1:
-        raise VideoRefusedError(f"{path.name}: rotated by {degrees:.0f} degrees; only multiples of 90 can be read")
-    return _Orientation(determinant < 0, -quarter_turns % 4)

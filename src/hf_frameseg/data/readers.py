@@ -1,11 +1,13 @@
 """The video readers: each returns the same frames of a file, through another library.
 
 A reader is one function: `(index, positions) -> frames`. It yields the pictures at the given display positions, RGB,
-uint8, shape (H, W, 3), upright, one for each position, in order; any exception of its means that the file could not be
-decoded by it. To add one, write it and add a line to `READERS`; one of your own is named "module:function" instead.
+uint8, shape (H, W, 3), upright, one for each position, in order; a picture that it knows to be damaged as a
+`DamagedPicture`. Any exception of its means that the file could not be decoded by it. To add one, write it and add a
+line to `READERS`; one of your own is named "module:function" instead.
 
 All three decode with FFmpeg, on one thread (videos are decoded in parallel, by processes), and convert to RGB as
-FFmpeg's filter graph does: the pictures are equal to the bit.
+FFmpeg's filter graph does: the pictures are equal to the bit. decord and torchcodec do not say whether a seek ended at
+a key frame or a picture is damaged, so theirs are compared with PyAV's, one by one.
 """
 
 from __future__ import annotations
@@ -21,11 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg._imports import require
-from hf_frameseg.data.pyav_reader import decode_with_pyav, refuse_mirrored
+from hf_frameseg.data.pyav_reader import DamagedPicture, decode_with_pyav
+from hf_frameseg.data.video_file import shown_name
 from hf_frameseg.data.video_index import VideoIndex, VideoReadError, no_frame_error
 
-Reader = Callable[[VideoIndex, NDArray[np.int64]], Iterator[NDArray[np.uint8]]]
+Pictures = Iterator[NDArray[np.uint8] | DamagedPicture]
+
+Reader = Callable[[VideoIndex, NDArray[np.int64]], Pictures]
 """`(index, ascending display positions) -> RGB pictures (H, W, 3)`, one for each position."""
+
+MAX_DIFFERENCE = 2.0
+"""Mean distance in grey levels at which two readers' pictures are not the same one."""
 
 _BATCH_FRAMES = 16  # decoded at native size at a time
 
@@ -33,7 +41,7 @@ _EXACT_SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers that FFmpeg finds every key frame of."""
 
 
-def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Pictures:
     """Decode the frames at ascending display positions with decord.
 
     Args:
@@ -43,14 +51,48 @@ def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Itera
     Yields:
         RGB pictures (H, W, 3).
     """
+    return _checked("decord", index, positions, _decord_pictures(index, positions))
+
+
+def _checked(
+    name: str, index: VideoIndex, positions: NDArray[np.int64], pictures: Iterator[NDArray[np.uint8]]
+) -> Pictures:
+    """Return a library's pictures, damaged ones marked; refuse one that is another than PyAV's."""
+    expected = iter(decode_with_pyav(index, positions))
+    for position, picture in zip(positions.tolist(), pictures, strict=True):
+        try:
+            own = next(expected)
+        except Exception as error:
+            reason = str(error).removeprefix(f"{shown_name(index.path)}: ")
+            raise _refused(name, index, f"nothing to check its pictures by ({reason})") from error
+        if isinstance(own, DamagedPicture):
+            yield DamagedPicture(picture)
+            continue
+        if picture.shape != own.shape or _difference(picture, own) > MAX_DIFFERENCE:
+            time_seconds = index.times_seconds[position]
+            raise _refused(name, index, f"its picture at {time_seconds:.3f} s is another than PyAV's; use pyav")
+        yield picture
+
+
+def _difference(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> float:
+    """Return the mean distance of two pictures in grey levels."""
+    return float(np.abs(left.astype(np.int16) - right).mean())
+
+
+def _refused(name: str, index: VideoIndex, reason: str) -> VideoReadError:
+    """Return the error of a reader that cannot read a file rightly."""
+    return VideoReadError(f"{shown_name(index.path)}: could not be decoded by {name}: {reason}")
+
+
+def _decord_pictures(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Decode with decord, unchecked."""
     import decord
 
     if not index.starts_with_key:
-        raise VideoReadError(
-            f"{index.path.name}: could not be decoded by decord: the file does not start with a key frame, and decord "
-            "then counts wrongly; use pyav"
+        raise _refused(
+            "decord", index, "the file does not start with a key frame, and decord then counts wrongly; use pyav"
         )
-    refuse_mirrored("decord", index)
+    _refuse_mirrored("decord", index)
     decord.logging.set_level(decord.logging.QUIET)  # its errors arrive as exceptions
     # By default decord repeats another frame for one that it cannot decode, silently: allow none.
     reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
@@ -91,7 +133,7 @@ def _from_decord(pictures: Any) -> NDArray[np.uint8]:
     return pictures.asnumpy() if hasattr(pictures, "asnumpy") else np.asarray(pictures)
 
 
-def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> Pictures:
     """Decode the frames at ascending display positions with torchcodec.
 
     Args:
@@ -101,14 +143,18 @@ def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> I
     Yields:
         RGB pictures (H, W, 3).
     """
+    return _checked("torchcodec", index, positions, _torchcodec_pictures(index, positions))
+
+
+def _torchcodec_pictures(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Decode with torchcodec, unchecked."""
     from torchcodec.decoders import VideoDecoder
 
     if index.by_count:
-        raise VideoReadError(
-            f"{index.path.name}: could not be decoded by torchcodec: it goes by time stamps, and those of the file are "
-            "not the frames'; use pyav"
+        raise _refused(
+            "torchcodec", index, "it goes by time stamps, and those of the file are not the frames'; use pyav"
         )
-    refuse_mirrored("torchcodec", index)
+    _refuse_mirrored("torchcodec", index)
     decoder = VideoDecoder(
         str(index.path),
         stream_index=index.stream_index,
@@ -128,12 +174,16 @@ def decode_with_torchcodec(index: VideoIndex, positions: NDArray[np.int64]) -> I
         yield from batch.data.numpy()
 
 
+def _refuse_mirrored(name: str, index: VideoIndex) -> None:
+    """Refuse a file with a stored orientation that decord and torchcodec get wrong: all but quarter turns."""
+    if index.orientation.mirrored:
+        raise _refused(name, index, "it cannot mirror; use pyav")
+
+
 def _check_count(name: str, index: VideoIndex, found: int, expected: int) -> None:
     """Refuse a file whose frames a library counts differently: its positions are then not ours."""
     if found != expected:
-        raise VideoReadError(
-            f"{index.path.name}: could not be decoded by {name}: it counts {found} frames, there are {expected}"
-        )
+        raise _refused(name, index, f"it counts {found} frames, there are {expected}")
 
 
 READERS: dict[str, Reader] = {
@@ -147,7 +197,8 @@ PyAV is the fastest, and the only one that reads every file of the tests (benchm
 than decord, but its process takes seconds and 0.7 GB to start, which files that PyAV cannot read seldom repay.
 """
 
-_LIBRARIES = {"pyav": "av", "decord": "decord"}
+_LIBRARIES = {"pyav": ("av",), "decord": ("av", "decord")}
+"""Reader -> what it imports. decord opens its FFmpeg for all to see (RTLD_GLOBAL), so PyAV's has to be first."""
 
 
 def reader_names(reader: str) -> tuple[str, ...]:
@@ -169,7 +220,8 @@ def reader_names(reader: str) -> tuple[str, ...]:
     if reader == "auto":
         return tuple(name for name in READERS if name != "torchcodec" or find_spec("torchcodec"))
     module, _, function = str(reader).partition(":")
-    if reader not in READERS and not (module and function):
+    is_ours = all(part.isidentifier() for part in (*module.split("."), function))  # no ".." and no path
+    if reader not in READERS and not is_ours:
         raise ValueError(f"expected reader to be one of {[*READERS, 'auto']} or 'module:function', got {reader!r}")
     return (reader,)
 
@@ -189,8 +241,8 @@ def load_reader(name: str) -> Reader:
     try:
         if name == "torchcodec":
             _import_torchcodec()
-        elif name in _LIBRARIES:
-            import_module(_LIBRARIES[name])
+        for library in _LIBRARIES.get(name, ()):
+            import_module(library)
         module, colon, function = name.partition(":")
         return getattr(import_module(module), function) if colon else READERS[name]
     # OSError: a shared library that a library needs. KeyError: a line that some program has added to its own READERS.

@@ -1,4 +1,4 @@
-"""What is wrong with the videos of a data set, found out without decoding them.
+"""What is wrong with the videos of a data set, found out without decoding more than their times need.
 
 A video is *missing* (no file, or one that cannot be used), *unreadable* (its frames cannot be listed), or its
 *duration* is further from the annotated one than the tolerance. A file that passes can still hold a damaged picture,

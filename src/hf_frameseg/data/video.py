@@ -4,8 +4,12 @@ One pass over the packets, without decoding, gives the presentation time of ever
 frames by these times, and a reader (`data.readers`) decodes just them. So every reader returns the same frames at the
 same times, and a reader is one small function.
 
-Times start at the first frame shown: a late start (first time above 0) and what an edit list cuts off are taken away.
-Rotation stored in the file is applied. Of several video streams FFmpeg's best one is read (usually the largest).
+Times count from the start of the file, which is that of its earliest stream, as in players and in FFmpeg's `-ss`: where
+sound starts first, the first frame shown is later than 0, and stands for what is before it. What all streams start late
+by, and what an edit list cuts off, is taken away.
+
+Pictures are upright (rotation stored in the file or in EXIF is applied) and their pixels square. Of several video
+streams FFmpeg's best one is read (usually the largest).
 
 Files are opened in a process that is killed when it takes too long or crashes (`data.worker`), whatever the library
 does; the next reader then tries. `timeout_seconds=None` reads in the calling process instead.
@@ -13,25 +17,27 @@ does; the next reader then tries. `timeout_seconds=None` reads in the calling pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.data.readers import READERS, Reader, load_reader, reader_names
+from hf_frameseg.data.pyav_reader import DamagedPicture
+from hf_frameseg.data.readers import READERS, Pictures, Reader, load_reader, reader_names
 from hf_frameseg.data.sampling import VARIANT_OFFSET_FRAMES, select_frames
-from hf_frameseg.data.video_index import (
+from hf_frameseg.data.video_file import (
     MAX_FRAME_SIDE,
-    VideoIndex,
     VideoReadError,
     VideoRefusedError,
     check_picture_size,
     failure_line,
-    index_video,
+    shown_name,
 )
+from hf_frameseg.data.video_index import VideoIndex, index_video
 from hf_frameseg.data.worker import WorkerError, thread_worker
 from hf_frameseg.moments import FrameGrid
 
@@ -62,6 +68,9 @@ MAX_TIMEOUT_SECONDS = 1e6
 MAX_FRAMES_BYTES = 4 * 2**30
 """Limit of what `read_frames` returns; only huge frames at native size get there."""
 
+DAMAGED = ("raise", "keep")
+"""What to do about pictures that are known to be damaged."""
+
 _INDEX_READER = "pyav"  # the process that lists the frames
 
 
@@ -75,6 +84,7 @@ class VideoFrames:
         duration_seconds: Length of the file, which may differ from the grid's.
         grid: The windows the frames were chosen for.
         reader: Name of the reader that decoded them.
+        damaged: Which pictures are known to be damaged, shape (F, 3), bool; none unless `damaged="keep"` was asked for.
     """
 
     frames: NDArray[np.uint8]
@@ -82,6 +92,7 @@ class VideoFrames:
     duration_seconds: float
     grid: FrameGrid
     reader: str
+    damaged: NDArray[np.bool_]
 
 
 def read_frames(
@@ -95,6 +106,7 @@ def read_frames(
     variant_offset_seconds: float | None = None,
     duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS,
     timeout_seconds: float | None = TIMEOUT_SECONDS,
+    damaged: str = "raise",
 ) -> VideoFrames:
     """Read the frames that stand for a video: three variants for each window of the grid.
 
@@ -113,6 +125,8 @@ def read_frames(
             display. A longer file is fine: what comes after the grid's end is not looked at.
         timeout_seconds: Time each reader has, in a process that is killed after it. None reads in this process, without
             a limit: a file can then hang or crash it.
+        damaged: "raise" refuses a file if FFmpeg had to patch up or leave out a chosen picture, or one that it was
+            predicted from; "keep" takes what players show and marks it in the result.
 
     Returns:
         Frames (F, 3, H, W, 3) with their times.
@@ -127,6 +141,7 @@ def read_frames(
     readers = reader_names(reader)
     size = _as_size(frame_size)
     _check_timeout(timeout_seconds)
+    check_damaged(damaged)
     index = _index(path, timeout_seconds)
     grid = _resolve_grid(grid, num_frames, index)
     _check_length(index, grid, duration_tolerance_seconds)
@@ -134,7 +149,8 @@ def read_frames(
     attempts: list[tuple[str, str]] = []
     for name in readers:
         try:
-            frames = _run(name, timeout_seconds, index.path, _decode, name, READERS.get(name), index, positions, size)
+            reading = (name, READERS.get(name), index, positions, size, damaged)
+            frames, are_damaged = _run(name, timeout_seconds, index.path, _decode, *reading)
         except VideoRefusedError:
             raise
         except VideoReadError as error:
@@ -142,16 +158,18 @@ def read_frames(
         except ImportError as error:
             if reader != "auto":
                 raise
-            attempts.append((name, f"{index.path.name}: {error}"))
+            attempts.append((name, f"{shown_name(index.path)}: {error}"))
         else:
-            return VideoFrames(frames, index.times_seconds[positions], index.duration_seconds, grid, name)
+            times_seconds = index.times_seconds[positions]
+            return VideoFrames(frames, times_seconds, index.duration_seconds, grid, name, are_damaged)
     raise VideoReadError(_join_attempts(index.path, attempts), attempts)
 
 
 def probe_duration(path: str | Path, *, timeout_seconds: float | None = TIMEOUT_SECONDS) -> float:
-    """Return a video's length in seconds, from the first frame shown to the end of the last.
+    """Return a video's length in seconds, from the start of the file to the end of the last frame.
 
-    Container headers are not asked: some have none, and some count a longer sound track.
+    The file starts with its earliest stream. Container headers are not asked for the end: some have none, and some
+    count a longer sound track.
 
     Args:
         path: Any file FFmpeg can read.
@@ -204,7 +222,7 @@ def _run(
     try:
         return thread_worker(load_reader, reader).call(function, *args, timeout_seconds=timeout_seconds)
     except WorkerError as error:
-        line = f"{path.name}: {reader} {error}"
+        line = f"{shown_name(path)}: {reader} {error}"
         raise VideoReadError(line, [(reader, line)]) from None
 
 
@@ -220,49 +238,80 @@ def _decode(
     index: VideoIndex,
     positions: NDArray[np.int64],
     size: tuple[int, int] | None,
-) -> NDArray[np.uint8]:
-    """Return the frames at the positions (F, 3) as (F, 3, H, W, 3); without a reader, import "module:function"."""
+    damaged: str,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the frames at the positions (F, 3) as (F, 3, H, W, 3), and which are damaged (F, 3).
+
+    Without a reader, import "module:function".
+    """
     reader = load_reader(name) if reader is None else reader
     try:
-        return _collect(reader(index, np.unique(positions)), index.path, positions, size)
+        frames, are_damaged = _collect(reader(index, np.unique(positions)), index, positions, size)
     except VideoReadError:
         raise
     except Exception as error:
         raise VideoReadError(failure_line(index.path, f"decoded by {name}", error)) from error
+    if damaged == "raise" and are_damaged.any():
+        raise VideoReadError(_damage_line(name, index, positions, are_damaged))
+    return frames, are_damaged
 
 
 def _collect(
-    pictures: Iterator[NDArray[np.uint8]], path: Path, positions: NDArray[np.int64], size: tuple[int, int] | None
-) -> NDArray[np.uint8]:
-    """Put decoded pictures, one per distinct position in ascending order, where they belong: (F, 3, H, W, 3)."""
+    pictures: Pictures, index: VideoIndex, positions: NDArray[np.int64], size: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Put decoded pictures, one per distinct position in ascending order, where they belong."""
+    name = shown_name(index.path)
     frames: NDArray[np.uint8] | None = None
+    are_damaged = np.zeros(positions.shape, dtype=bool)
     distinct = np.unique(positions)
     num_read = 0
     for position, picture in zip(distinct, pictures, strict=False):
-        check_picture_size(path, *picture.shape[:2])
-        resized = picture if size is None else resize_frame(picture, size)
+        if isinstance(picture, DamagedPicture):
+            are_damaged[positions == position] = True
+            picture = picture.picture
+        check_picture_size(index.path, *picture.shape[:2])
+        square_size = _square_size(picture, index.pixel_aspect)
+        check_picture_size(index.path, *square_size)
+        resized = resize_frame(picture, size or square_size)
         if frames is None:
             if positions.size * resized.size > MAX_FRAMES_BYTES:
                 raise VideoRefusedError(
-                    f"{path.name}: frames of {resized.shape[:2]} pixels fill over {MAX_FRAMES_BYTES} bytes; give "
-                    "frame_size"
+                    f"{name}: frames of {resized.shape[:2]} pixels fill over {MAX_FRAMES_BYTES} bytes; give frame_size"
                 )
             frames = np.empty((*positions.shape, *resized.shape), dtype=np.uint8)
         if resized.shape != frames.shape[2:]:
             raise VideoRefusedError(
-                f"{path.name}: picture size changes from {frames.shape[2:4]} to {resized.shape[:2]}; give frame_size"
+                f"{name}: picture size changes from {frames.shape[2:4]} to {resized.shape[:2]}; give frame_size"
             )
         frames[positions == position] = resized
         num_read += 1
     if num_read < len(distinct):
         raise ValueError(f"the reader gave {num_read} of {len(distinct)} frames")
-    return frames
+    return frames, are_damaged
+
+
+def _square_size(picture: NDArray[np.uint8], pixel_aspect: Fraction) -> tuple[int, int]:
+    """Return (height, width) of a picture whose pixels are made square by stretching it along one side."""
+    height, width = picture.shape[:2]
+    if pixel_aspect > 1:
+        return height, round(width * pixel_aspect)
+    return round(height / pixel_aspect), width
+
+
+def _damage_line(name: str, index: VideoIndex, positions: NDArray[np.int64], are_damaged: NDArray[np.bool_]) -> str:
+    """Return the line for a file with damaged pictures."""
+    num_chosen, damaged = len(np.unique(positions)), np.unique(positions[are_damaged])
+    return (
+        f"{shown_name(index.path)}: could not be decoded by {name}: {len(damaged)} of {num_chosen} pictures "
+        f"({len(damaged) / num_chosen:.0%}) are damaged, the first at {index.times_seconds[damaged[0]]:.3f} s; replace "
+        "the file or pass damaged='keep'"
+    )
 
 
 def _join_attempts(path: Path, attempts: Sequence[tuple[str, str]]) -> str:
     """Return one line for the errors of all readers, which all start with the file's name."""
-    texts = dict.fromkeys(text.removeprefix(f"{path.name}: ") for _, text in attempts)  # equal ones once
-    return f"{path.name}: {'; '.join(texts)}"
+    start = f"{shown_name(path)}: "
+    return start + "; ".join(dict.fromkeys(text.removeprefix(start) for _, text in attempts))  # equal ones once
 
 
 def _as_size(frame_size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -273,6 +322,19 @@ def _as_size(frame_size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_FRAME_SIDE for side in size):
         raise ValueError(f"expected frame_size to be None, pixels or (height, width) in pixels, got {frame_size!r}")
     return size
+
+
+def check_damaged(damaged: str) -> None:
+    """Refuse what is no choice for damaged pictures.
+
+    Args:
+        damaged: One of `DAMAGED`.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if damaged not in DAMAGED:
+        raise ValueError(f"expected damaged to be one of {list(DAMAGED)}, got {damaged!r}")
 
 
 def _check_timeout(timeout_seconds: float | None) -> None:
@@ -300,6 +362,6 @@ def _check_length(index: VideoIndex, grid: FrameGrid, tolerance_seconds: float) 
         raise ValueError(f"expected duration_tolerance_seconds of at least 0, got {tolerance_seconds!r}")
     if index.duration_seconds < grid.duration_seconds - tolerance_seconds:
         raise VideoReadError(
-            f"{index.path.name}: the file lasts {index.duration_seconds:.2f} s, the annotations say "
+            f"{shown_name(index.path)}: the file lasts {index.duration_seconds:.2f} s, the annotations say "
             f"{grid.duration_seconds:g} s; replace the file or raise duration_tolerance_seconds ({tolerance_seconds:g})"
         )
