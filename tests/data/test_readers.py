@@ -408,7 +408,7 @@ def test_names():
     assert reader_names("auto")[:2] == ("pyav", "decord")
     assert reader_names("decord") == ("decord",)
     assert reader_names("package.module:function") == ("package.module:function",)
-    for name in ("ffmpeg", "module:", ":function", "", None):
+    for name in ("ffmpeg", "module:", ":function", "", None, "..x", "..x:read", ".x:read", "a/b:read", "a:b.c"):
         with pytest.raises(ValueError, match=r"one of \['pyav', 'decord', 'torchcodec', 'auto'\] or 'module:function'"):
             reader_names(name)
 

@@ -170,7 +170,15 @@ def test_a_process_that_cannot_start_is_not_a_videos_fault(worker, monkeypatch, 
     assert not isinstance(caught.value, (WorkerError, VideoReadError, OSError))
 
 
-def test_control_c_ends_the_call_and_its_process(worker, hostile):
+@pytest.fixture
+def control_c():
+    """Let Ctrl-C interrupt, also where this process was started to ignore it (`nohup make test &`)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_control_c_ends_the_call_and_its_process(worker, hostile, control_c):
     pid = worker.call(os.getpid, timeout_seconds=LONG_SECONDS)
     with pytest.raises(KeyboardInterrupt):
         worker.call(hostile.interrupt_parent_and_hang, timeout_seconds=LONG_SECONDS)
@@ -233,6 +241,24 @@ def test_a_forked_process_starts_its_own_and_leaves_the_parents_alone():
     assert forked != own
     assert wait_for_end(forked)
     assert thread_worker(os.getpid).call(os.getpid, timeout_seconds=LONG_SECONDS) == own
+
+
+def _call_in_forked_process(connection, worker: Worker) -> None:
+    connection.send((worker.call(os.getpid, timeout_seconds=LONG_SECONDS), worker.pid))
+
+
+def test_a_forked_copy_of_a_worker_never_talks_to_the_parents_process(worker):
+    own = worker.call(os.getpid, timeout_seconds=LONG_SECONDS)
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_call_in_forked_process, args=(theirs, worker))
+    # As when another thread asks for the state of the process at the moment of the fork.
+    with worker._process._waitpid_lock:
+        process.start()
+    forked, pid = ours.recv()
+    process.join()
+    assert forked == pid != own
+    assert wait_for_end(forked)
+    assert worker.call(os.getpid, timeout_seconds=LONG_SECONDS) == own
 
 
 def _read_sum(path: Path) -> tuple[bool, int]:

@@ -84,7 +84,8 @@ class VideoFrames:
         duration_seconds: Length of the file, which may differ from the grid's.
         grid: The windows the frames were chosen for.
         reader: Name of the reader that decoded them.
-        damaged: Which pictures are known to be damaged, shape (F, 3), bool; none unless `damaged="keep"` was asked for.
+        damaged: Which pictures are known to be damaged, shape (F, 3), bool; none (the default) unless `damaged="keep"`
+            was asked for.
     """
 
     frames: NDArray[np.uint8]
@@ -92,7 +93,12 @@ class VideoFrames:
     duration_seconds: float
     grid: FrameGrid
     reader: str
-    damaged: NDArray[np.bool_]
+    damaged: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Know of no damage where none is named."""
+        if self.damaged is None:
+            object.__setattr__(self, "damaged", np.zeros(self.times_seconds.shape, dtype=bool))
 
 
 def read_frames(

@@ -1,7 +1,8 @@
 """Call functions in a process that can be killed: decoders hang in C code, where no exception reaches them, and crash.
 
 Each thread has its own worker processes, one for each set of libraries (decord and torchcodec in one process crash).
-They are started at the first call, used for all further ones, and started again after a kill. A plain `Popen` and not
+They are started at the first call, used for all further ones, and started again after a kill. A worker process belongs
+to the process that started it: a forked copy starts its own. A plain `Popen` and not
 `multiprocessing`: the processes of a pool, such as those of `datasets`, must not have children of that kind.
 
 A message is a pickle followed by its arrays, on a socket: for the frames of a video that is faster than shared memory,
@@ -66,6 +67,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._stop: weakref.finalize | None = None
+        self._owner: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -92,6 +94,8 @@ class Worker:
         """
         if self._setup_error is not None:
             raise self._setup_error
+        if self._process is not None and self._owner != os.getpid():
+            self.close()  # forked: the process is the parent's
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it died while idle, e.g. for lack of memory: that is nobody's fault
         if self._process is None:
@@ -118,7 +122,7 @@ class Worker:
             raise RuntimeError(f"{_NO_START}: {error}") from error
         finally:
             theirs.close()
-        self._socket = ours
+        self._socket, self._owner = ours, os.getpid()
         self._stop = weakref.finalize(self, _end, self._process, ours, os.getpid())
         try:
             self._ask(os.getpid, (), START_SECONDS)
