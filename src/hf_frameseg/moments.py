@@ -27,6 +27,9 @@ CLIP_SECONDS = 2.0
 GRID_KINDS = ("middle", "uniform")
 """Where a `FrameGrid` can sample: in the middle of equal windows, or from the very start to the very end."""
 
+MAX_GRID_FRAMES = 10_000
+"""Most frames of one grid: far more than a model can look at, few enough for every table over them."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -77,7 +80,7 @@ class FrameGrid:
 
     Args:
         duration_seconds: Length T of the video in seconds, above 0. Need not be a multiple of anything.
-        num_frames: Number of frames F, at least 1.
+        num_frames: Number of frames F, at least 1 and at most `MAX_GRID_FRAMES`.
         kind: `"middle"`: the middle of F equal windows, as in the paper. `"uniform"`: equal steps from 0 to exactly T,
             as many video LLMs sample; the outer windows are half as long as the others, and a single frame stands at 0.
         phase: Shift of the samples of the `"middle"` grid as a share of T/F, above -0.5 (earlier), below 0.5 (later).
@@ -107,6 +110,8 @@ class FrameGrid:
             object.__setattr__(self, name, float(getattr(self, name)))
         if not math.isfinite(self.num_frames) or self.num_frames != int(self.num_frames) or self.num_frames < 1:
             raise ValueError(f"expected num_frames to be a whole number >= 1, got {self.num_frames!r}")
+        if self.num_frames > MAX_GRID_FRAMES:
+            raise ValueError(f"expected num_frames of at most {MAX_GRID_FRAMES}, got {self.num_frames!r}; ask for fewer")
         object.__setattr__(self, "num_frames", int(self.num_frames))
         _check_positive_seconds("duration_seconds", self.duration_seconds)
         # Only absurd files come here: their windows would have no length, or their edges no value, in float64.

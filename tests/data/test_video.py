@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -280,6 +281,31 @@ def test_a_missing_file_is_named(tmp_path, timeout_seconds):
         read_frames(tmp_path / "nothing.mp4", timeout_seconds=timeout_seconds)
 
 
+@pytest.mark.parametrize("timeout_seconds", [None, 60])
+def test_pipes_folders_and_devices_are_refused_and_not_waited_for(tmp_path, timeout_seconds):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "null.mp4").symlink_to("/dev/null")
+    for name, kind in (("pipe.mp4", "a pipe or a device"), ("folder.mp4", "a folder"), ("null.mp4", "a pipe or a dev")):
+        for read in (read_frames, probe_duration):
+            with pytest.raises(VideoRefusedError, match=rf"^{name}: expected a file, got {kind}.*; copy the video"):
+                read(tmp_path / name, timeout_seconds=timeout_seconds)
+
+
+def test_a_loop_of_links_is_no_file(tmp_path):
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "b.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    with pytest.raises(FileNotFoundError, match="no video file at"):
+        read_frames(tmp_path / "a.mp4")
+
+
+def test_a_name_that_steers_the_terminal_is_shown_as_text(tmp_path):
+    path = tmp_path / "a\x1b[2J\nb.mp4"
+    path.write_bytes(b"nothing")
+    with pytest.raises(VideoReadError, match=r"^a\\x1b\[2J\\nb\.mp4: could not be opened"):
+        read_frames(path)
+
+
 @pytest.mark.parametrize("name", ["http:a.mp4", "a %03d.mp4", "-i.mp4", "ä\udcff.mp4", "file:b.mp4"])
 def test_any_file_name_is_a_file_name(constant, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -372,6 +398,8 @@ def test_descriptions_that_are_no_text_are_ignored(tmp_path, constant):
         ({"reader": "ffmpeg"}, r"reader to be one of \['pyav', 'decord', 'torchcodec', 'auto'\] or .*, got 'ffmpeg'"),
         ({"frame_size": 0}, "frame_size"),
         ({"frame_size": (3, 4, 5)}, "frame_size"),
+        ({"num_frames": 10**9}, "num_frames of at most 10000, got 1000000000; ask for fewer"),
+        ({"damaged": "ignore"}, r"damaged to be one of \['raise', 'keep'\], got 'ignore'"),
         ({"grid": FrameGrid(4, 4), "num_frames": 5}, "num_frames = 4 of the grid, got 5"),
         ({"duration_tolerance_seconds": -1}, "duration_tolerance_seconds of at least 0"),
         ({"variant_offset_seconds": -1}, "variant_offset_seconds"),
