@@ -63,8 +63,8 @@ format: $(STAMP) ## format and mend what the linter can mend
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(STAMP) ## check the pages: links lead somewhere, examples run
-	$(BIN)/python -m pytest tests/test_docs.py docs README.md $(PYTEST_ARGS)
+docs: $(STAMP) ## check the pages: links lead somewhere, every command and example runs
+	$(BIN)/python -m pytest tests/test_docs.py tests/docs docs README.md $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## run the benchmarks (ratios within one run)

@@ -157,8 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
         files = [(path, data) for path, data in self.hub.files(repo).items() if path in wanted]
         self._json([{"type": "file", "path": path, "size": len(data), "oid": _oid(data, "")} for path, data in files])
 
-    def tree(self, body: bytes, repo: str, revision: str) -> None:
-        files = self.hub.files(repo).items()
+    def tree(self, body: bytes, repo: str, revision: str, folder: str | None = None) -> None:
+        files = [(path, data) for path, data in self.hub.files(repo).items() if path.startswith(folder or "")]
+        if folder and not files:
+            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            return
         self._json([{"type": "file", "path": path, "size": len(data), "oid": _oid(data, "")} for path, data in files])
 
     def resolve(self, body: bytes, repo: str, revision: str, path: str) -> None:
@@ -200,7 +203,7 @@ _ROUTES = [
     ("POST", f"{_API}/commit/main", _Handler.commit),
     ("GET", _API, _Handler.info),
     ("GET", f"{_API}/revision/(?P<revision>[^/]+)", _Handler.info),
-    ("GET", f"{_API}/tree/(?P<revision>[^/]+)(?:/.*)?", _Handler.tree),
+    ("GET", f"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.*))?", _Handler.tree),
     ("POST", f"{_API}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     (("GET", "HEAD"), f"{_FILES}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]

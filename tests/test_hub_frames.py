@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ from datasets import Dataset, Features, List, Value, load_dataset
 
 from hf_frameseg.data.frame_columns import row_frames
 from hf_frameseg.data.streaming import save_shards
-from hf_frameseg.data.synthetic import write_dataset
 from hf_frameseg.hub_frames import push_frames, stream_frames
 
 sys.path.insert(0, str(Path(__file__).parent))  # with importlib mode a test cannot import its neighbour otherwise
@@ -180,41 +177,3 @@ def test_a_folder_is_streamed_without_a_hub(dataset: Dataset, folder: Path) -> N
         rows = list(stream_frames(source, "train"))
         assert rows == list(dataset)
     assert row_frames(rows[0]).shape == (5, 16, 16, 3)
-
-
-# ---- docs/scale.md ---------------------------------------------------------------------------------------------------
-
-
-def test_the_blocks_of_the_page_run_as_printed(
-    online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Any, tiny_processor: Any
-) -> None:
-    import hf_frameseg
-    from hf_frameseg.data.collator import FrameSegmentationCollator
-    from hf_frameseg.labels import BinaryLabels
-
-    for name, function in {
-        "save_shards": save_shards,
-        "push_frames": push_frames,
-        "stream_frames": stream_frames,
-    }.items():
-        monkeypatch.setattr(hf_frameseg, name, function, raising=False)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.chdir(tmp_path)
-    counts = {"num_train_videos": 2, "num_val_videos": 1, "num_test_videos": 0}
-    write_dataset("QVH", progress=False, size_pixels=16, fps=1, **counts)
-    labels = BinaryLabels(zero_id=48, one_id=49, end_ids=(259,))
-    collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="compact")
-    names: dict[str, Any] = {"model": copy.deepcopy(tiny_model), "collator": collator}
-    page = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text("utf-8")
-    shorter = {"frame_size=384": "frame_size=16", "num_train_epochs=11": "num_train_epochs=1, use_cpu=True"}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        for printed, short in shorter.items():
-            code = code.replace(printed, short)
-        exec(compile(code, "scale.md", "exec"), names)
-    assert names["trainer"].state.epoch == 1.0
-    assert names["trainer"].evaluate()["eval_loss"] > 0
-    done = names["batch"]["qid"].tolist()
-    rest = [row["qid"] for row in names["resumed"]]
-    names["train"].set_epoch(3)
-    assert done + rest == [row["qid"] for row in names["train"]]

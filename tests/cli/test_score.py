@@ -588,33 +588,6 @@ def test_two_writers_leave_one_whole_file(tmp_path: Path) -> None:
 # The page
 
 PAGE = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"^```text\n\$ (frameseg score .*)\n((?:.*\n)*?)```$", PAGE, re.MULTILINE)
-
-
-@pytest.mark.parametrize(("command", "expected"), SHOWN, ids=[command for command, _ in SHOWN])
-def test_the_page_shows_what_is_printed(
-    command: str,
-    expected: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    preds: Rows,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(Path("annotations.jsonl"), read(TRUTH))
-    write(Path("preds.jsonl"), read(PREDS))
-    write(Path("sorted.jsonl"), preds)
-    preds[6]["pred_relevant_windows"][0] = [9.0, 4.0, 0.99]
-    preds[7]["pred_relevant_windows"][0] = [2, 6, 0.98]
-    preds[11] = preds[10]
-    write(Path("broken.jsonl"), preds)
-    cli.main(command.split()[1:])
-    captured = capsys.readouterr()
-    assert (captured.err + captured.out).splitlines() == expected.splitlines()
-
-
-def test_the_page_shows_each_way_to_score() -> None:
-    assert len(SHOWN) == 3
 
 
 def test_the_page_names_every_code_and_column(tmp_path: Path) -> None:
