@@ -176,7 +176,8 @@ def test_wrong_types_and_formats_are_refused(frames):
 )
 def test_a_row_that_claims_another_shape_gives_no_pictures(frames, frame_format, shape):
     row = {**encode_frames(frames, frame_format), "vid": "v\x1b0", "frame_shape": shape}
-    with pytest.raises(ValueError, match=r"^video v\\x1b0: expected a frame_shape \[F, 3, H, W, 3\], .*prepare it again$"):
+    message = r"^video v\\x1b0: expected a frame_shape \[F, 3, H, W, 3\], .*prepare it again$"
+    with pytest.raises(ValueError, match=message):
         row_frames(row)
     with pytest.raises(ValueError, match="expected a frame_shape"):
         check_num_frames([row], 4)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.frame_columns import encode_frames, row_frames
+from hf_frameseg.data.stream_order import epoch_windows, node_windows, worker_rows
 from hf_frameseg.data.streaming import FrameStream, find_shards, order_shards, save_shards
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
@@ -146,6 +147,123 @@ def test_a_failed_write_leaves_the_old_shards(
     assert len(FrameStream(find_shards(tmp_path, "train"))) == NUM_ROWS
 
 
+def test_an_error_while_shards_are_replaced_loses_none(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_shards(dataset, tmp_path, shard_bytes=dataset.data.nbytes // 12)
+    save_shards(dataset.select([3]), tmp_path, "val")
+    rename, calls = Path.rename, []
+
+    def io_error(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    for cannot_exchange in (False, True):
+        with monkeypatch.context() as patch:
+            if cannot_exchange:
+                patch.setattr("hf_frameseg._files._exchange", lambda first, second: False)
+            patch.setattr(Path, "rename", io_error)
+            calls.clear()
+            try:
+                save_shards(dataset.select(range(6)), tmp_path, "train", shard_bytes=10)
+            except OSError:
+                left = NUM_ROWS
+            else:
+                left = 6
+        assert len(FrameStream(find_shards(tmp_path, "train"))) == left
+        assert qids(FrameStream(find_shards(tmp_path, "val"))) == [3]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "data.lock"]
+        save_shards(dataset, tmp_path, shard_bytes=dataset.data.nbytes // 12)
+
+
+# Written with each call of these, the process is killed there: SIGKILL to itself, in a fork that has all imports.
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from datasets import Dataset, load_dataset
+from hf_frameseg import _files
+from hf_frameseg.data import streaming
+from hf_frameseg.data.stream_order import epoch_windows, node_windows, worker_rows
+from hf_frameseg.data.streaming import FrameStream, find_shards, save_shards
+
+source, folder = sys.argv[1], Path(sys.argv[2])
+dataset = load_dataset("parquet", data_files=source, split="train", cache_dir=folder / "cache")
+
+def kill_at(owner, name, number, after):
+    original, calls = getattr(owner, name), []
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == number and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if len(calls) == number and after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, killed)
+
+points = [(Dataset, "to_parquet", 1), (Dataset, "to_parquet", 3), (os, "link", 1), (_files, "_exchange", 1)]
+points += [(Path, "rename", 1), (Path, "rename", 2)]
+found = []
+for exchange in (True, False):
+    for owner, name, number in points:
+        for after in (False, True):
+            out = folder / f"{exchange}-{name}-{number}-{after}"
+            save_shards(dataset, out, "train", shard_bytes=dataset.data.nbytes // 12)
+            save_shards(dataset.select([3]), out, "val")
+            child = os.fork()
+            if not child:
+                if not exchange:
+                    _files._exchange = lambda first, second: False
+                kill_at(owner, name, number, after)
+                save_shards(dataset.select(range(6)), out, "train", shard_bytes=dataset.data.nbytes // 5)
+                os._exit(0)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            rows = len(FrameStream(find_shards(out, "train")))
+            val = [row["qid"] for row in FrameStream(find_shards(out, "val"))]
+            save_shards(dataset.select(range(4)), out, "train")
+            left = sorted(path.name for path in out.iterdir())
+            found.append([exchange, name, number, after, status, rows, val, left])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_old_shards_or_the_new_ones_are_there(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.parquet"
+    load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache")).to_parquet(source)
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, str(source), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert len(found) == 24
+    assert {status for *_, status, _, _, _ in found} == {0, -9}
+    assert {rows for *_, rows, _, _ in found} == {NUM_ROWS, 6}
+    for exchange, name, number, after, status, rows, val, left in found:
+        where = (exchange, name, number, after)
+        assert rows == 6 if status == 0 else rows in (6, NUM_ROWS), where
+        assert val == [3], where
+        assert left == ["data", "data.lock"], where
+
+
+def test_a_damaged_shard_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    (path,) = save_shards(dataset, tmp_path)
+    good = path.read_bytes()
+    assert qids(FrameStream([str(path)])) == list(range(NUM_ROWS))
+    damages = {
+        "cut": good[: len(good) // 2],
+        "empty": b"",
+        "text": b"text" * 1000,
+        "pixels": good[:5000] + bytes([good[5000] ^ 1]) + good[5001:],
+    }
+    for content in damages.values():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^cannot read the shard .*train-00000-of-00001.parquet \(.*write it ag"):
+            qids(FrameStream([str(path)]))
+
+
 def test_what_cannot_be_saved_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"without \['frames'\]"):
         save_shards(dataset.remove_columns("frames"), tmp_path)
@@ -213,6 +331,13 @@ def test_without_a_seed_the_order_stays(stream: Callable[..., FrameStream]) -> N
     for epoch in (0, 3):
         plain.set_epoch(epoch)
         assert qids(plain) == list(range(NUM_ROWS))
+
+
+def test_shards_of_other_columns_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    (first,) = save_shards(dataset, tmp_path / "a")
+    (second,) = save_shards(dataset.remove_columns("saliency_scores"), tmp_path / "b")
+    with pytest.raises(ValueError, match="expected shards with equal columns"):
+        FrameStream([str(first), str(second)])
 
 
 def test_bad_arguments_are_refused(stream: Callable[..., FrameStream]) -> None:
@@ -299,6 +424,82 @@ def test_workers_share_the_rows_and_follow_the_epoch(stream: Callable[..., Frame
         orders.append([qid for batch in loader for qid in batch])
     assert [sorted(order) for order in orders] == [list(range(NUM_ROWS))] * 2
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize("num_rows", [1, 7, 23, 34])
+def test_no_row_is_lost_or_repeated_in_any_layout(
+    seed: int | None, num_rows: int, make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    save_shards(make_dataset(num_rows=num_rows), tmp_path)
+    stream = FrameStream(find_shards(tmp_path, "train"), seed=seed, buffer_rows=8)
+    groups, whole = stream._group_rows, list(range(num_rows))
+    assert len(groups) == min(num_rows, 12 if num_rows == 23 else 16 if num_rows < 32 else 12)
+    for epoch in range(3):
+        windows = epoch_windows(groups, 8, seed, epoch)
+        order = np.concatenate(windows).tolist()
+        assert sorted(order) == whole
+        for world_size in (1, 2, 3):
+            nodes = [node_windows(windows, rank, world_size) for rank in range(world_size)]
+            for rank, node in enumerate(nodes):
+                mine = np.concatenate(node).tolist()
+                assert mine == order[rank::world_size]
+                assert len(mine) == len(stream.split_by_node(rank, world_size))
+                for num_workers in (1, 2, 3, 8):
+                    for batch_rows in (None, 1, 4, 8):
+                        for keep_order in (False, True)[: 1 if batch_rows is None else 2]:
+                            layout = (num_workers, batch_rows, keep_order)
+                            check_layout(node, mine, *layout)
+
+
+def check_layout(node: list, mine: list[int], num_workers: int, batch_rows: int | None, keep_order: bool) -> None:
+    """Take batches from the workers in turn, as a loader does."""
+    shares = [worker_rows(node, w, num_workers, batch_rows, keep_order).tolist() for w in range(num_workers)]
+    assert sorted(row for share in shares for row in share) == sorted(mine)
+    if batch_rows is None:
+        return
+    batches = []
+    while any(shares):
+        for share in filter(None, shares):
+            batches.append(share[:batch_rows])
+            del share[:batch_rows]
+    sizes = [len(batch) for batch in batches]
+    assert sizes == [len(mine[at : at + batch_rows]) for at in range(0, len(mine), batch_rows)]
+    if keep_order:
+        assert [row for batch in batches for row in batch] == mine
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_a_loader_with_workers_gives_whole_batches_as_many_as_it_says(
+    seed: int | None, make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    save_shards(make_dataset(num_rows=34), tmp_path)
+    stream = FrameStream(find_shards(tmp_path, "train"), seed=seed, buffer_rows=8, batch_rows=4)
+    loader = DataLoader(stream, batch_size=4, num_workers=3, collate_fn=qids)
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == [4] * 8 + [2]
+    assert len(loader) == 9
+    assert sorted(qid for batch in batches for qid in batch) == list(range(34))
+    if seed is None:
+        assert [qid for batch in batches for qid in batch] == list(range(34))
+    parts = [stream.split_by_node(rank, 2) for rank in range(2)]
+    loaded = [list(DataLoader(part, batch_size=4, num_workers=2, collate_fn=qids)) for part in parts]
+    assert [[len(batch) for batch in batches] for batches in loaded] == [[4] * 4 + [1]] * 2
+    assert sorted(qid for batches in loaded for batch in batches for qid in batch) == list(range(34))
+
+
+def test_a_moved_stream_is_not_shared_by_workers(stream: Callable[..., FrameStream]) -> None:
+    original = stream()
+    next(iter(original))
+    moved = stream()
+    moved.load_state_dict(original.state_dict())
+    with pytest.raises(ValueError, match="cannot be shared by workers"):
+        list(DataLoader(moved, num_workers=1, collate_fn=qids))
+
+
+def test_nodes_of_nodes_share_the_rows(stream: Callable[..., FrameStream]) -> None:
+    whole, outer = qids(stream()), stream().split_by_node(1, 2)
+    assert [qids(outer.split_by_node(rank, 3)) for rank in range(3)] == [whole[1::2][rank::3] for rank in range(3)]
 
 
 def test_processes_of_the_trainer_share_every_batch(stream: Callable[..., FrameStream]) -> None:

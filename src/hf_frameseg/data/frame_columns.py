@@ -132,7 +132,7 @@ def row_shape(row: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
     except (TypeError, ValueError, OverflowError):
         num_frames = num_variants = height = width = channels = 0
     fixed = num_frames >= 1 and (num_variants, channels) == (len(VARIANTS), _CHANNELS)
-    small = 1 <= min(height, width) and max(height, width) <= MAX_FRAME_SIDE and height * width <= MAX_FRAME_PIXELS
+    small = min(height, width) >= 1 and max(height, width) <= MAX_FRAME_SIDE and height * width <= MAX_FRAME_PIXELS
     if not fixed or not small:
         limits = f"pictures of at most {MAX_FRAME_SIDE} pixels a side and {MAX_FRAME_PIXELS} in all"
         raise ValueError(
