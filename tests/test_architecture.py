@@ -35,7 +35,6 @@ LEVELS = {
     "hub": 4,
     "hub_frames": 4,
     "cli": 5,
-    "demo": 5,
 }
 ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"}
 ALONE = {"losses", "models", "adapters", "checkpoints"}  # import nothing of ours: usable, and movable, without the rest

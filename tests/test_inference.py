@@ -156,9 +156,7 @@ def test_saved_and_loaded_is_the_same(retriever: MomentRetriever, video_path: Pa
     assert other.moments == one.moments
 
 
-def test_every_module_keeps_its_mode_and_dropout_is_off(
-    tiny_model: Any, tiny_processor: Any, video_path: Path
-) -> None:
+def test_every_module_keeps_its_mode_and_dropout_is_off(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
     model = copy.deepcopy(tiny_model).train()
     model.model.vision_tower.eval()  # frozen, as users do it
     before = {name: module.training for name, module in model.named_modules()}

@@ -1,7 +1,7 @@
 """Frame mask <-> answer tokens, and language-model logits -> frame logits.
 
-The one place that knows tokenizers and the shift by one: the logits at sequence position `p` predict the token at
-`p + 1`, so digit `f` of an answer that starts at `answer_start` is read at `answer_start + f - 1`.
+The one place that knows which tokens are digits, and the shift by one: the logits at sequence position `p` predict the
+token at `p + 1`, so digit `f` of an answer that starts at `answer_start` is read at `answer_start + f - 1`.
 
 Axes: B samples, F frames, C clips, K logit positions, V vocabulary.
 """
