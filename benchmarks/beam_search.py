@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_model(image_tokens: int, width: int, layers: int) -> tuple[XGenMMForConditionalGeneration, XGenMMProcessor]:
     """Return a random model and its processor, with the tokenizer of the package's tiny base."""
-    tiny = AutoProcessor.from_pretrained(TINY_BASE)
+    tiny = AutoProcessor.from_pretrained(TINY_BASE, trust_remote_code=False)
     tokenizer = tiny.tokenizer
     processor = XGenMMProcessor(
         image_processor=XGenMMImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),

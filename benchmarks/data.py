@@ -291,7 +291,7 @@ def loading(folder: Path, size: int, quick: bool) -> dict[str, Any]:
     import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
     from hf_frameseg.models.xgenmm import XGenMMImageProcessor, XGenMMProcessor
 
-    processor = AutoProcessor.from_pretrained(TINY_BASE)
+    processor = AutoProcessor.from_pretrained(TINY_BASE, trust_remote_code=False)
     large = XGenMMProcessor(
         image_processor=XGenMMImageProcessor(size={"height": size, "width": size}),
         tokenizer=processor.tokenizer,
@@ -380,7 +380,7 @@ def training_step(collator: FrameSegmentationCollator) -> Callable[[dict[str, to
     from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
     from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
-    model = AutoModelForImageTextToText.from_pretrained(TINY_BASE).train()
+    model = AutoModelForImageTextToText.from_pretrained(TINY_BASE, trust_remote_code=False).train()
     with tempfile.TemporaryDirectory() as folder:
         args = SegmentationSeq2SeqTrainingArguments(folder, use_cpu=True, report_to="none", max_steps=1)
         trainer = SegmentationSeq2SeqTrainer(model, args, collator)

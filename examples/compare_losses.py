@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoProcessor
 
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
@@ -29,6 +28,7 @@ from hf_frameseg.data.qvhighlights import load_qvhighlights
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS
 from hf_frameseg.evaluation import MomentRetrievalMetrics
 from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.loading import load_processor
 from hf_frameseg.losses import PAPER_WEIGHTS, PAPER_WEIGHTS_START
 from hf_frameseg.metrics import headline
 from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     task = FrameSegmentationConfig.load_or_default(base)
     load = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": "raw"}
     train_rows, eval_rows = (load_qvhighlights(options.data_dir, split, **load) for split in ("train", "val"))
-    processor = AutoProcessor.from_pretrained(base)
+    processor = load_processor(base)
     metrics = MomentRetrievalMetrics(eval_rows, PAPER_PROPOSALS)
     trainer = SegmentationSeq2SeqTrainer(
         model=load_model(ModelArguments(model_name_or_path=options.model_name_or_path), torch.float32),

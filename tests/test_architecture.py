@@ -21,7 +21,6 @@ LEVELS = {
     "labels": 2,
     "losses": 2,
     "models": 2,
-    "recipes": 2,
     "adapters": 2,
     "checkpoints": 2,
     "config": 2,
@@ -37,7 +36,9 @@ LEVELS = {
     "hub_frames": 4,
     "cli": 5,
 }
-ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"}
+ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"} | dict.fromkeys(
+    ("adapter_loading", "model_folder", "model_trial", "trial"), "loading"
+)
 ALONE = {"losses", "models", "adapters", "checkpoints"}  # import nothing of ours: usable, and movable, without the rest
 FACADE_NAMES = {"__version__"}  # all that the inside may take from the facade
 

@@ -140,6 +140,8 @@ _MODULE_OF = {
     "push_frames": "hub_frames",
     "stream_frames": "hub_frames",
     "load_pretrained": "loading",
+    "load_base": "loading",
+    "load_processor": "loading",
     "FrameSegmentationConfig": "config",
     "TINY_BASE": "config",
     "TINY_MODEL": "config",

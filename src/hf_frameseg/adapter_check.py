@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_frameseg.adapter_loading import lora_config_from, put_onto
 from hf_frameseg.adapters import lora_factors
 from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.data.encoding import TARGET_KEYS, encode_prompts
@@ -18,6 +19,7 @@ from hf_frameseg.data.prompts import get_prompt
 from hf_frameseg.decoding.evaluation_mode import evaluating
 from hf_frameseg.decoding.precision import autocasting
 from hf_frameseg.loading import load_base
+from hf_frameseg.model_folder import ADAPTER_CONFIG_NAME, adapter_shapes, check_texts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -78,13 +80,12 @@ def compare(
     Raises:
         ValueError: If they differ, with the difference and its cause.
     """
-    from peft import PeftModel
-
     original = model.get_base_model()
     fresh = load_base(base, **_as_loaded_before(original))
     if not getattr(original, "is_quantized", False):  # those stay where they are loaded
         fresh = fresh.to(original.device)
-    loaded = PeftModel.from_pretrained(fresh, str(adapter), adapter_name=next(iter(model.peft_config)))
+    lora = lora_config_from(check_texts(adapter)[ADAPTER_CONFIG_NAME])
+    loaded = put_onto(fresh, lora, adapter, adapter_shapes(adapter), next(iter(model.peft_config)))
     with _in_precision_of(loaded, model):
         error = _logits(loaded, batch, autocast) - _logits(model, batch, autocast)
     largest, rms = error.abs().max().item(), error.square().mean().sqrt().item()

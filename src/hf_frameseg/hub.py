@@ -21,21 +21,14 @@ from hf_frameseg.adapter_check import compare, noise_batch
 from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
 from hf_frameseg.decoding.precision import autocast_of
-from hf_frameseg.loading import (
-    ADAPTER_CONFIG_NAME,
-    BUNDLED_BASES,
-    fetch,
-    hub_error,
-    is_adapter,
-    load_pretrained,
-)
+from hf_frameseg.loading import BUNDLED_BASES, base_vocabulary, fetch, hub_error, is_adapter, load_pretrained
 from hf_frameseg.model_card import model_card, name_in_card
+from hf_frameseg.model_folder import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, QUANTIZATION_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import ProcessorMixin
 
-ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 CARD_NAME = "README.md"
 
 
@@ -101,7 +94,7 @@ def save_adapter(
         )
     dtype = str(model.get_base_model().dtype).removeprefix("torch.")
     config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
-    state, lora = plain_lora(model, initial_adapter)
+    state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, loaded_from or name))
     lora.base_model_name_or_path = name
     if name == loaded_from:  # else the commit is one of another repository
         lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
@@ -116,6 +109,7 @@ def save_adapter(
         processor.save_pretrained(partial)
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
+        _write_quantization(model, partial)
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
         with _keeping(partial, folder):
             compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
@@ -230,6 +224,24 @@ def _shared_name(loaded_from: str | None) -> str | None:
     """Return the base's name, with that of a base inside the package instead of its path on this machine."""
     names = {str(path): name for name, path in BUNDLED_BASES.items()}
     return names.get(str(loaded_from), loaded_from)
+
+
+def _has_own_tokens(model: PeftModel, base: str) -> bool:
+    """Tell whether tokens were added to the base, whose embeddings must then come with the adapter."""
+    original = model.get_base_model()
+    try:
+        rows = base_vocabulary(base, getattr(original.config, "_commit_hash", None))
+    except Exception:
+        return True  # not to be compared either, which says why; more in the file than needed does no harm
+    return original.get_input_embeddings().weight.shape[0] != rows
+
+
+def _write_quantization(model: PeftModel, folder: Path) -> None:
+    """Write down how the base was quantised when it was loaded, which its own files do not say."""
+    quantization = getattr(model.get_base_model().config, "quantization_config", None)
+    if quantization is not None:
+        text = quantization.to_json_string(use_diff=False)
+        (folder / QUANTIZATION_NAME).write_text(text, encoding="utf-8")
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -92,6 +92,8 @@ class XGenMMProcessor(ProcessorMixin):
         """
         hub_keys = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         hub_kwargs = {key: kwargs[key] for key in hub_keys if key in kwargs}
+        # Never left open: transformers would ask on the terminal whether the folder's code shall run.
+        trust = bool(kwargs.get("trust_remote_code"))
         own = cached_file(
             pretrained_model_name_or_path, PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False, **hub_kwargs
         )
@@ -99,7 +101,9 @@ class XGenMMProcessor(ProcessorMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = XGenMMConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
         # legacy=True would put a space token in front of the first turn.
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, legacy=False, **hub_kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(
+            pretrained_model_name_or_path, legacy=False, trust_remote_code=trust, **hub_kwargs
+        )
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in REFERENCE_IMAGE_TOKENS])
         size = config.vision_config.image_size
         image_processor = XGenMMImageProcessor(size={"height": size, "width": size})
