@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ import numpy as np
 import pytest
 
 # Before any library reads them: the Hub clients cache these at import.
+os.environ["HF_HOME"] = tempfile.mkdtemp(
+    prefix="hf_frameseg-tests-"
+)  # neither the caches nor the token of who runs them
+for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_FRAMESEG_CACHE"):
+    os.environ.pop(name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -42,6 +49,13 @@ def _no_network() -> Iterator[None]:
 
             patch.setattr(socket.socket, name, guarded)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_home() -> Iterator[None]:
+    """Remove the folder that stands in for the caches at home."""
+    yield
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
