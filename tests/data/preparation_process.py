@@ -48,7 +48,7 @@ def main(options: dict[str, Any]) -> None:
             generate(*args, **kwargs), int(count), marker
         )
     elif kind == "renamed":
-        Parts.delete = lambda self: stop(marker)
+        Parts.delete = lambda *args: stop(marker)
     dataset = load_qvhighlights(split="val", **options)
     marker.write_text(json.dumps(dataset["qid"][:]))
 

@@ -18,11 +18,12 @@ DATASETS = {
 """Name -> module in `hf_frameseg.data`, and its builder."""
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options that name the data set, its folders and its splits, and ``--num-proc``.
 
     Args:
         parser: Parser of the command.
+        required: Whether the data set has to be named.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -33,7 +34,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("data set")
     group.add_argument(
-        "--data-dir", metavar="DIR", type=Path, required=True, help="folder with the annotation files and videos/"
+        "--data-dir", metavar="DIR", type=Path, required=required, help="folder with the annotation files and videos/"
     )
     group.add_argument(
         "--dataset", choices=sorted(DATASETS), default="qvhighlights", help="its format (default: %(default)s)"

@@ -9,7 +9,8 @@ from hf_frameseg.cli.data_options import add_data_options
 
 _EPILOG = """\
 What is finished is not decoded again, whatever ended the command: start it once more. A training then finds the data
-with the same --cache-dir and the same choices of frames.
+with the same --cache-dir and the same choices of frames. Data that is there is compared with its checksums, and made
+again where it is damaged.
 
 examples:
   frameseg prepare --data-dir QVH --frame-size 384 --on-error skip --num-proc 16
@@ -63,7 +64,7 @@ def _prepare(options: argparse.Namespace) -> None:
     for split in dict.fromkeys(options.split or build.BUILDER_CONFIG_CLASS(**fields).prepared_splits()):
         builder = build(cache_dir=cache_dir, splits=(split,), **fields)
         try:
-            dataset = load_split(builder, split, options.num_proc)
+            dataset = load_split(builder, split, options.num_proc, check=True)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("finished videos are kept, the same command goes on from there") from None
         print(f"{split}  {len(dataset)} queries  {builder.cache_dir}")

@@ -1,29 +1,38 @@
-"""``frameseg verify``: what is wrong with the videos of a data set, without decoding them."""
+"""``frameseg verify``: what is wrong with the videos of a data set, or with what was prepared from them."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.cli.data_options import add_data_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hf_frameseg.data.manifest import PreparedFolder
     from hf_frameseg.data.verification import Verification
 
 SHOWN_PROBLEMS = 10  # of each kind and split
 
+_DEFAULT_CACHE = Path("-")  # no name of a folder that anybody gives
+
 _EPILOG = """\
 exit status:
-  0  every video is there, its frames can be listed, and it lasts as long as annotated (up to 2 s)
+  0  every video is there, its frames can be listed, and it lasts as long as annotated (up to 2 s); what is prepared is
+     what was written
   1  some are not
   2  the command line, a folder or an annotation file is at fault; what to do is on stderr
 
 examples:
   frameseg verify --data-dir QVH --num-proc 8
   frameseg verify --data-dir QVH --split train --video-dir /data/videos.tar --json problems.json
+  frameseg verify --cache /data/cache
 """
 
 
@@ -33,29 +42,97 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         "verify",
         parents=[common],
         help="find missing and broken videos of a data set",
-        description="Look for missing and unreadable videos and wrong durations, without decoding anything.",
+        description="Look for missing and unreadable videos and wrong durations, or for damage in prepared data.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_data_options(parser)
+    add_data_options(parser, required=False)
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        const=_DEFAULT_CACHE,
+        help="compare all prepared data in this cache (default: that of `datasets`) with its checksums",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the counts and every problem")
     parser.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
     """Check, write, print."""
-    from hf_frameseg.cli.data_options import builder_class, config_arguments
     from hf_frameseg.cli.score_files import check_outputs, write_json
+
+    if options.data_dir is None and options.cache is None:
+        raise ValueError("expected --data-dir DIR, to verify videos, or --cache [DIR], to verify prepared data")
+    check_outputs({"--json": options.json}, [])
+    width = shutil.get_terminal_size().columns
+    report: dict[str, Any] = {}
+    lines: list[str] = []
+    good = True
+    if options.data_dir is not None:
+        verification = _verify_videos(options)
+        report |= verification.to_dict()
+        lines += describe(verification, width)
+        good = not verification.problems
+    if options.cache is not None:
+        prepared = _verify_cache(options.cache)
+        report["prepared"] = [{**asdict(one), "folder": str(one.folder)} for one in prepared]
+        lines += [*([""] if lines else []), *describe_prepared(prepared)]
+        good = good and not any(one.damage for one in prepared)
+    if options.json is not None:
+        write_json(options.json, report)
+    print("\n".join(lines))
+    return 0 if good else 1
+
+
+def _verify_videos(options: argparse.Namespace) -> Verification:
+    """Check the videos of a data set."""
+    from hf_frameseg.cli.data_options import builder_class, config_arguments
     from hf_frameseg.data.verification import verify_videos
 
-    check_outputs({"--json": options.json}, [])
     splits = None if options.split is None else tuple(dict.fromkeys(options.split))
     config = builder_class(options).BUILDER_CONFIG_CLASS(**config_arguments(options), splits=splits)
-    verification = verify_videos(config, num_proc=options.num_proc, progress=sys.stderr.isatty())
-    if options.json is not None:
-        write_json(options.json, verification.to_dict())
-    print("\n".join(describe(verification, shutil.get_terminal_size().columns)))
-    return 1 if verification.problems else 0
+    return verify_videos(config, num_proc=options.num_proc, progress=sys.stderr.isatty())
+
+
+def _verify_cache(folder: Path) -> list[PreparedFolder]:
+    """Check all prepared data in a cache."""
+    from hf_frameseg.data.manifest import check_prepared
+
+    if folder == _DEFAULT_CACHE:
+        from datasets.config import HF_DATASETS_CACHE
+
+        folder = Path(HF_DATASETS_CACHE).expanduser()
+    return list(check_prepared(folder))
+
+
+def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
+    r"""Return what a terminal shows of prepared data: one line for each folder, and what mends it.
+
+    Args:
+        prepared: What was found.
+
+    Returns:
+        Lines.
+
+    Example:
+        >>> from hf_frameseg.data.manifest import PreparedFolder
+        >>> good = PreparedFolder(Path("cache/a"), 2, 3_000_000, None)
+        >>> print("\n".join(describe_prepared([good, PreparedFolder(Path("cache/b"), 2, 10, "x.arrow is no file")])))
+        sound    cache/a  2 files, 3.0 MB
+        damaged  cache/b  x.arrow is no file
+        1 of 2 prepared folders is damaged; `frameseg prepare` with the same options makes it again
+    """
+    lines = []
+    for one in prepared:
+        sizes = f"{one.num_files} files, {one.num_bytes / 1e6:.1f} MB"
+        lines.append(f"{'damaged' if one.damage else 'sound  '}  {printable(one.folder)}  {one.damage or sizes}")
+    if damaged := sum(one.damage is not None for one in prepared):
+        what = "is damaged; `frameseg prepare` with the same options makes it again"
+        what = what if damaged == 1 else "are damaged; `frameseg prepare` with the same options makes them again"
+        lines.append(f"{damaged} of {len(prepared)} prepared {'folder' if len(prepared) == 1 else 'folders'} {what}")
+    return lines or ["no prepared data there"]
 
 
 def describe(verification: Verification, width: int) -> list[str]:

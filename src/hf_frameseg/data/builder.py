@@ -31,19 +31,29 @@ The label columns are empty lists where the annotations have no labels (QVHighli
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets.utils import tqdm
 
-from hf_frameseg.data.cache import CacheError, clear_folder, exclusive, one_line_errors
+from hf_frameseg.data.cache import (
+    CacheError,
+    DamagedCacheError,
+    check_writable,
+    clear_folder,
+    exclusive,
+    one_line_errors,
+)
 from hf_frameseg.data.failures import FAILURES_FILE, Failure, failure_line, read_failures, write_failures
+from hf_frameseg.data.manifest import find_damage, write_manifest
 from hf_frameseg.data.moment_rows import ANNOTATED_SALIENCY
 from hf_frameseg.data.parts import Parts
 from hf_frameseg.data.preparation import FrameDatasetConfig, digest
@@ -78,17 +88,21 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         self, cache_dir: str | None = None, *args: Any, writer_batch_size: int | None = None, **kwargs: Any
     ) -> None:
         """Build with rows per written batch chosen by their size: the default 1000 would hold gigabytes in memory."""
-        root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+        root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
         try:
             with one_line_errors(root):
+                check_writable(root)
                 super().__init__(cache_dir, *args, writer_batch_size=writer_batch_size, **kwargs)
         except CacheError:
             with tempfile.TemporaryDirectory() as anywhere:  # `datasets` wants to write a lock
                 super().__init__(anywhere, *args, writer_batch_size=writer_batch_size, **kwargs)
-            self._cache_dir_root = str(root.expanduser())
-            self._cache_dir = self._output_dir = self._build_cache_dir()
-            if not self._is_complete():
+            self._cache_dir_root = str(root)
+            self._build_cache_dir()
+            if not self._place.is_dir():
                 raise
+        self._cache_dir = self._output_dir = str(self._place)
+        self._new_info = copy.deepcopy(self.info)
+        if self._is_complete():
             self.info = self._load_info()
         if writer_batch_size is None:
             self._writer_batch_size = _rows_per_batch(self.config.frame_settings())
@@ -118,24 +132,95 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         }
         return datasets.DatasetInfo(features=datasets.Features(features))
 
+    def _build_cache_dir(self) -> str:
+        """Note the folder of the prepared data; `datasets`, which would trust what is there, gets a name of nothing."""
+        self._place = Path(super()._build_cache_dir())
+        return f"{self._place}.none"
+
     def download_and_prepare(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Prepare the splits, or do nothing if they are there; arguments are those of `DatasetBuilder`.
 
         What is finished when this is killed is not decoded again by the next call. A second process that is asked for
-        the same data waits for the first.
+        the same data waits for the first. Data that is there but damaged is prepared again, with a warning.
         """
+        if output_dir is not None or args or kwargs.keys() - {"num_proc"}:
+            with one_line_errors(Path(self._cache_dir_root)), exclusive(self.parts().folder):
+                super().download_and_prepare(output_dir, *args, **kwargs)
+        else:
+            self._prepare_if(self.damage, **kwargs)
+
+    def repair(self, num_proc: int | None = None) -> None:
+        """Read all prepared data, and prepare it again if it is not what was written; or prepare it the first time.
+
+        Args:
+            num_proc: Processes that decode.
+        """
+        self._prepare_if(lambda: self.damage(contents=True), num_proc=num_proc)
+
+    def damage(self, contents: bool = False) -> str | None:
+        """Return what is wrong with the prepared data that is there.
+
+        Args:
+            contents: Read all of it. Else sizes are compared, and the contents of small files.
+
+        Returns:
+            What is wrong, in a few words; None if nothing is, or nothing is there.
+        """
+        return find_damage(self._place, contents) if os.path.lexists(self._place) else None
+
+    def _prepare_if(self, find: Callable[[], str | None], **kwargs: Any) -> None:
+        """Prepare the splits if they are not there, or if something is wrong with them."""
         parts = self.parts()
-        if output_dir is None and not args and not kwargs.keys() - {"num_proc"} and self._is_complete():
+        if os.path.lexists(self._place) and find() is None:
             self.info = self._load_info()
-            if not parts.folder.exists():
-                return  # no lock is needed: the cache may be read-only
+            self._delete_noted(parts)
+            return  # no lock is needed: the cache may be read-only
         with one_line_errors(Path(self._cache_dir_root)), exclusive(parts.folder):
-            super().download_and_prepare(output_dir, *args, **kwargs)
-            parts.delete()
+            if os.path.lexists(self._place) and (damage := find()) is not None:
+                logger.warning("the prepared data in %s is damaged (%s); it is prepared again", self._place, damage)
+                if not self._place.is_dir() or self._place.is_symlink():
+                    self._place.unlink()
+                self.info = copy.deepcopy(self._new_info)
+                kwargs["download_mode"] = datasets.DownloadMode.FORCE_REDOWNLOAD  # or `datasets` would keep it
+            super().download_and_prepare(**kwargs)
+            parts.delete(self.config_id, self._keys())
+
+    def _delete_noted(self, parts: Parts) -> None:
+        """Delete what a process left that was killed when this data set was there and its parts were too."""
+        if keys := parts.noted(self.config_id):
+            with suppress(OSError), exclusive(parts.folder, wait=False) as ours:
+                if ours and parts.noted(self.config_id):
+                    parts.delete(self.config_id, keys)
+
+    def _keys(self) -> set[str]:
+        """Return the names of the parts of this data set."""
+        return {job.key for job in self.plan().values()}
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """Open the prepared data; arguments are those of `DatasetBuilder`.
+
+        Raises:
+            DamagedCacheError: If it is damaged.
+        """
+        try:
+            return super().as_dataset(*args, **kwargs)
+        except Exception as error:
+            if (damage := self.damage(contents=True)) is None:
+                raise
+            raise DamagedCacheError(
+                f"the prepared data in {self._place} is damaged ({damage}); prepare it again with the same choices"
+            ) from error
 
     def _is_complete(self) -> bool:
-        """Tell whether the data set is in the cache."""
-        return Path(self._cache_dir, datasets.config.DATASET_INFO_FILENAME).is_file()
+        """Tell whether the data set is in the cache, and as large as it should be."""
+        return os.path.lexists(self._place) and find_damage(self._place) is None
+
+    def _save_info(self) -> None:
+        """Write down what the folder holds, at the end of a preparation."""
+        super()._save_info()
+        write_manifest(Path(self._output_dir))
+        if Path(self._output_dir).name == f"{self._place.name}.incomplete":
+            self.parts().note(self.config_id, self._keys())
 
     def _download_and_prepare(
         self, dl_manager: Any, verification_mode: Any, num_proc: int | None = None, **kwargs: Any
@@ -215,6 +300,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         self._jobs = None
         jobs, parts = self.plan(), self.parts()
         self.refuse_missing()
+        parts.claim(job.key for job in jobs.values())
         finished = parts.finished()
         todo = [job for job in jobs.values() if job.key not in finished]
         videos = {job.key: video for video, job in jobs.items()}
@@ -293,13 +379,16 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         return Parts(Path(self._cache_dir_root, self.dataset_name, name).absolute())
 
 
-def load_split(builder: FrameDatasetBuilder, split: str, num_proc: int | None = None) -> datasets.Dataset:
-    """Prepare a split, unless it is in the cache, and open it.
+def load_split(
+    builder: FrameDatasetBuilder, split: str, num_proc: int | None = None, *, check: bool = False
+) -> datasets.Dataset:
+    """Prepare a split, unless it is in the cache, and open it. What is damaged in the cache is prepared again.
 
     Args:
         builder: Builder of the data set.
         split: Name of the split.
         num_proc: Processes that decode.
+        check: Compare all that is in the cache with its checksums; else sizes, which show no flipped bit.
 
     Returns:
         A data set with the columns listed at the top of this module.
@@ -309,7 +398,12 @@ def load_split(builder: FrameDatasetBuilder, split: str, num_proc: int | None = 
         FileNotFoundError: If (with `on_error="raise"`) a video is not there.
         VideoReadError: If (with `on_error="raise"`) a video cannot be read.
     """
-    builder.download_and_prepare(num_proc=num_proc)
+    (builder.repair if check else builder.download_and_prepare)(num_proc=num_proc)
+    try:
+        dataset = builder.as_dataset(split)
+    except DamagedCacheError:
+        builder.repair(num_proc=num_proc)
+        dataset = builder.as_dataset(split)
     report = Path(builder.cache_dir) / FAILURES_FILE
     if failures := read_failures(report):
         queries = sum(failure["queries"] for failure in failures)
@@ -317,7 +411,7 @@ def load_split(builder: FrameDatasetBuilder, split: str, num_proc: int | None = 
         logger.warning(
             "missing or unreadable videos: %d (%d queries), which %s; see %s", len(failures), queries, what, report
         )
-    return builder.as_dataset(split)
+    return dataset
 
 
 def _video(row: Mapping[str, Any]) -> Video:

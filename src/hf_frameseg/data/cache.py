@@ -6,12 +6,15 @@ import errno
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from hf_frameseg._text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +35,13 @@ def cache_error(folder: Path, error: OSError) -> CacheError:
     Returns:
         What to raise.
     """
-    reason = error.strerror or " ".join(str(error).split())
+    if error.errno is None and isinstance(error.__cause__, OSError):  # of `atomic_writer`
+        error = error.__cause__
+    reason = error.strerror or printable(" ".join(str(error).split()))
     repair = "make room there" if error.errno in _FULL else "allow writing there"
     return CacheError(
-        f"cannot write to the cache {folder} ({reason}); {repair} or pass another cache_dir; finished videos are kept "
-        "for the next start"
+        f"cannot write to the cache {printable(folder)} ({reason}); {repair} or pass another cache_dir; finished "
+        "videos are kept for the next start"
     )
 
 
@@ -56,22 +61,47 @@ def cache_errors(folder: Path) -> Iterator[None]:
         raise cache_error(folder, error) from error
 
 
+class DamagedCacheError(CacheError):
+    """Say in one line which prepared data is damaged, and what mends it."""
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made: a lock would be waited for there for ever (in /proc, for one).
+
+    Args:
+        folder: The folder; made if it is not there.
+
+    Raises:
+        OSError: If it cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Let one process at a time work in a folder; its lock is free again when the process ends in whatever way.
 
     Args:
         folder: The folder, which need not exist; the lock is a file beside it.
+        wait: Wait for another process.
+
+    Yields:
+        Whether the folder is ours; without `wait` it may be another's.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder.parent)
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            yield False
+            return
         logger.warning("another process prepares the same data; waiting until it is finished (%s)", lock.lock_file)
         lock.acquire()
     try:
-        yield
+        yield True
     finally:
         lock.release()
 
@@ -119,5 +149,8 @@ def _unwrapped(error: BaseException) -> BaseException:
 
 
 def _is_inside(name: Any, folder: Path) -> bool:
-    """Tell whether an error is about a file in the folder; errors while writing name none."""
-    return name is None or Path(os.fsdecode(name)).absolute().is_relative_to(folder.expanduser().absolute())
+    """Tell whether an error is about a file in the folder, or one above it; errors while writing name none."""
+    if name is None:
+        return True
+    path, folder = Path(os.fsdecode(name)).absolute(), folder.expanduser().absolute()
+    return path.is_relative_to(folder) or folder.is_relative_to(path)

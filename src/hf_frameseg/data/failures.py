@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._files import atomic_write
 from hf_frameseg.data.cache import cache_errors
 
 FAILURES_FILE = "failures.jsonl"
@@ -67,9 +68,7 @@ def write_failures(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     with cache_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name on disk may hold bytes that are no UTF-8; Python keeps them as lone surrogates.
-        path.write_text(text, "utf-8", errors="backslashreplace")
+        atomic_write(path, text)
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:

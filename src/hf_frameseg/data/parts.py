@@ -1,7 +1,9 @@
 """Prepared videos on their way into a data set: one file per video, there as a whole or not at all.
 
 A preparation that is killed leaves its parts, and the next one goes on from them. They are not deleted before the data
-set is complete, so a preparation needs its disk space twice for a while.
+set is complete, so a preparation needs its disk space twice for a while. Other preparations, of other annotations, may
+have parts in the same folder: each deletes its own. Just before the data set gets its name a note says which these are,
+for the next process if this one is killed before they are deleted.
 
 A part is written under another name and renamed, which survives a kill; its checksum also shows what a power failure
 or a full disk left half written. So nothing has to wait for the disk (no fsync).
@@ -9,10 +11,13 @@ or a full disk left half written. So nothing has to wait for the disk (no fsync)
 
 from __future__ import annotations
 
+import json
+import re
+import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +25,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from hf_frameseg._files import atomic_write
 from hf_frameseg.data.cache import cache_error
 
 PART_SUFFIX = ".part"
 UNFINISHED_SUFFIX = ".tmp"
 
+_NOTE = "finished.json"
+_KEY = re.compile(r"[0-9a-f]{16}")
+_ATTEMPTS = 2  # whoever finishes a data set clears the folder of what looks unfinished
 _HEAD = struct.Struct("<QI")  # length and CRC-32 of what follows
 _TIMES = pa.list_(pa.list_(pa.float64()))
 
@@ -59,23 +68,27 @@ class Parts:
             CacheError: If it cannot be written; nothing is left then.
         """
         encoded = _encode(columns)
-        unfinished = self.path(key).with_suffix(UNFINISHED_SUFFIX)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                file.write(_head(encoded))
-                file.write(encoded)
-            unfinished.replace(self.path(key))
-        except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
-            raise cache_error(self.folder, error) from error
+        for attempt in range(_ATTEMPTS):
+            # A name of its own: another machine may be at the same video, by mistake.
+            unfinished = self.folder / f"{key}.{secrets.token_hex(8)}{UNFINISHED_SUFFIX}"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with unfinished.open("wb") as file:
+                    file.write(_head(encoded))
+                    file.write(encoded)
+                unfinished.replace(self.path(key))
+                return
+            except OSError as error:
+                with suppress(OSError):
+                    unfinished.unlink()
+                if not isinstance(error, FileNotFoundError) or attempt + 1 == _ATTEMPTS:
+                    raise cache_error(self.folder, error) from error
 
     def read(self, key: str) -> dict[str, Any] | None:
         """Return the columns of a part, None if it is not there as a whole."""
         try:
             content = self.path(key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
         except OSError as error:
             raise cache_error(self.folder, error) from error
@@ -88,15 +101,71 @@ class Parts:
         keys = set()
         with suppress(FileNotFoundError):
             for path in self.folder.iterdir():
-                if path.suffix == PART_SUFFIX:
+                if path.suffix == PART_SUFFIX and path.is_file():
                     keys.add(path.stem)
                 elif path.suffix == UNFINISHED_SUFFIX:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         return keys
 
-    def delete(self) -> None:
-        """Delete the folder and all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def note(self, owner: str, keys: Iterable[str]) -> None:
+        """Write down which parts are needed no more as soon as a data set is there.
+
+        Args:
+            owner: Name of the data set.
+            keys: Its parts.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self.folder.is_dir():
+            atomic_write(self.folder / _NOTE, json.dumps({"owner": owner, "keys": sorted(keys)}))
+
+    def noted(self, owner: str | None = None) -> list[str]:
+        """Return the keys of the parts that are noted as needed no more; of this data set only, if one is named."""
+        try:
+            note = json.loads((self.folder / _NOTE).read_bytes())
+            keys = note["keys"] if owner in (None, note["owner"]) else []
+            return [key for key in keys if _KEY.fullmatch(key)]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+
+    def claim(self, keys: Iterable[str]) -> None:
+        """Keep parts that another data set needs no more and was about to delete: this preparation goes on from them.
+
+        Args:
+            keys: The parts of this preparation.
+        """
+        if noted := self.noted():
+            self._delete(set(noted) - set(keys))
+        (self.folder / _NOTE).unlink(missing_ok=True)
+
+    def delete(self, owner: str, keys: Iterable[str]) -> None:
+        """Delete the parts of a data set that is complete, and the folder if nothing is left in it.
+
+        Args:
+            owner: Name of the data set.
+            keys: Its parts.
+        """
+        self._delete(keys)
+        for folder in (self.scratch, self.tasks(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            for path in self.folder.glob(f"*{UNFINISHED_SUFFIX}"):
+                path.unlink(missing_ok=True)
+            (self.folder / _NOTE).unlink(missing_ok=True)
+        for folder in (self.tasks(owner).parent, self.folder):
+            with suppress(OSError):  # another preparation has something there
+                folder.rmdir()
+
+    def tasks(self, owner: str) -> Path:
+        """Return where an engine may note which shares of a data set are done."""
+        return self.folder / "tasks" / owner
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        """Delete parts."""
+        for key in keys:
+            with suppress(OSError):
+                self.path(key).unlink(missing_ok=True)
 
 
 def _encode(columns: Mapping[str, Any]) -> pa.Buffer:

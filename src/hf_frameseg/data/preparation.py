@@ -167,9 +167,8 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         num_threads = os.cpu_count() or 1
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            probes = run_threads(
-                lambda item: _probe(item[1], scratch, self.timeout_seconds), unpack_in_order(files, scratch), num_threads
-            )
+            readable = unpack_in_order(files, scratch)
+            probes = run_threads(lambda item: _probe(item[1], scratch, self.timeout_seconds), readable, num_threads)
             durations = {files[number].vid: seconds for (number, _), seconds in probes if seconds is not None}
         return {vid: durations[vid] for vid in found if vid in durations}
 

@@ -51,6 +51,7 @@ def decode_share(builder: FrameDatasetBuilder, rank: int, world_size: int, num_p
         return 0
     jobs, parts = list(builder.plan().values()), builder.parts()
     builder.refuse_missing()
+    parts.claim(job.key for job in jobs)
     todo = [job for job in jobs[rank::world_size] if not parts.path(job.key).is_file()]
     failed = []
     with closing(run_jobs(todo, builder.config.frame_settings(), parts, num_proc)) as results:
@@ -72,7 +73,7 @@ def is_prepared(builder: FrameDatasetBuilder) -> bool:
     Returns:
         True if `builder.as_dataset` would open it.
     """
-    return Path(builder.cache_dir).is_dir()
+    return Path(builder.cache_dir).is_dir() and builder.damage() is None
 
 
 def task_folder(builder: FrameDatasetBuilder) -> Path:
@@ -84,7 +85,7 @@ def task_folder(builder: FrameDatasetBuilder) -> Path:
     Returns:
         A folder on the shared disk, which need not exist yet.
     """
-    return builder.parts().folder / "tasks"
+    return builder.parts().tasks(builder.config_id)
 
 
 @dataclass(frozen=True)
