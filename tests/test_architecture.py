@@ -21,6 +21,7 @@ LEVELS = {
     "labels": 2,
     "losses": 2,
     "models": 2,
+    "recipes": 2,
     "adapters": 2,
     "checkpoints": 2,
     "config": 2,

@@ -233,7 +233,15 @@ def test_refusals_are_one_line(retriever: MomentRetriever, video_path: Path, tmp
         (lambda: retriever.predict(frames, "a dog"), "expected a list of queries"),
         (lambda: other.predict(frames, ["a dog"]), "expected 5 frames, got 4"),
         (lambda: retriever.predict(frames, [" "]), "blank"),
+        (lambda: retriever.predict(frames, ["a dog", "x" * 100_000]), "a query of at most 4000 characters, got 100000"),
+        (lambda: retriever.predict(frames, ["a \ud83ddog"]), r"a query without \\ud83d"),
+        (lambda: retriever.predict(frames, ["a dog\x00"]), r"a query without \\x00"),
+        (lambda: retriever.predict(frames, [None]), "a query to be a text, got None"),
+        (lambda: retriever.predict(frames, ["a dog"], num_beams=10**6), "num_beams to be .* at most 256, got 1000000"),
+        (lambda: retriever.predict(frames, ["a dog"], num_beams=0), "num_beams to be a whole number of at least 1"),
+        (lambda: retriever.predict(frames, ["a dog"], num_beams=2.0), "num_beams to be a whole number"),
         (lambda: MomentRetriever(retriever.model, retriever.processor, batch_size=0), "batch_size of at least 1"),
+        (lambda: MomentRetriever(retriever.model, retriever.processor, batch_size="8"), "batch_size of at least 1"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message) as caught:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -91,6 +91,30 @@ def refuse_to_overwrite(output: str | Path | None, inputs: Iterable[str | Path |
         with suppress(OSError):
             if source is not None and Path(source).samefile(output):
                 raise ValueError(f"{option} {output} is an input: it would be overwritten; name another file")
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse results that could not be written or would cost a file, before the work for them is done.
+
+    Args:
+        outputs: Where each result would go, by how the user names it, e.g. `--json`; None is fine.
+        inputs: What is read.
+
+    Raises:
+        ValueError: If a result would replace an input, take the place of another result, or is a folder.
+    """
+    inputs, taken = list(inputs), {}
+    for option, output in outputs.items():
+        if output is None:
+            continue
+        if Path(output).is_dir():
+            raise ValueError(f"{option} {output} is a folder; name a file in it")
+        refuse_to_overwrite(output, inputs, option)
+        if Path(output).exists() and not Path(output).is_file():
+            continue  # what a device gets is not replaced
+        other = taken.setdefault(_real(Path(output)), option)
+        if other != option:
+            raise ValueError(f"{other} and {option} both name {output}: only one would be left; name another file")
 
 
 def replace_folder(new: str | Path, folder: str | Path) -> None:

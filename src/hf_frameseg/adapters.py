@@ -8,7 +8,8 @@ training, `W_res + s B A = W + s (B A - B0 A0)`, and `B A - B0 A0 = [B, -B0] [A;
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,49 @@ def restore_adapter(model: PeftModel, initial: Mapping[str, Tensor] | str | Path
     if init is not None:
         config.init_lora_weights = init
     return state
+
+
+@contextmanager
+def adapter_off(model: PeftModel, initial: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """Let a trained model answer as its base did before the training, for a while.
+
+    Where the start of the adapter has taken a part of the base away (PiSSA), the base is what it was with that start,
+    so A and B go back to it; every other adapter is switched off.
+
+    Args:
+        model: The trained model; it is as before when the block ends.
+        initial: The snapshot from before training; needed only where the initialisation changed the base.
+
+    Raises:
+        ValueError: If the snapshot is needed and missing, or belongs to another adapter.
+    """
+    if not changes_base(lora_config_of(model)):
+        with model.disable_adapter():
+            yield
+        return
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if initial is None:
+        raise ValueError("the base is not known without the start of its adapter: pass what snapshot_adapter returned")
+    trained = {name: tensor.detach().clone() for name, tensor in lora_factors(model).items()}
+    _check_same(initial, trained)
+    in_full = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    try:
+        _set_factors(model, initial)
+        for module in in_full:
+            module.enable_adapters(False)
+        yield
+    finally:
+        for module in in_full:
+            module.enable_adapters(True)
+        _set_factors(model, trained)
+
+
+@torch.no_grad()
+def _set_factors(model: PeftModel, values: Mapping[str, Tensor]) -> None:
+    """Give A and B of every layer other values, in place."""
+    for name, tensor in lora_factors(model).items():
+        tensor.data.copy_(values[name])  # the state holds the parameters' own memory
 
 
 def plain_lora(

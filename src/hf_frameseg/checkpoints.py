@@ -182,13 +182,17 @@ def _cut_file(folder: Path, patterns: tuple[str, ...] | list[str]) -> str | None
     """Say which file is shorter than its table of contents, or has none."""
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
-            if path.is_file() and not _is_complete(path):
+            if path.is_file() and not is_complete(path):
                 return f"{path.name} is cut off or damaged"
     return None
 
 
-def _is_complete(path: Path) -> bool:
-    """Tell whether the end of a file of tensors is where its table of contents says."""
+def is_complete(path: Path) -> bool:
+    """Tell whether the end of a file of tensors is where its table of contents says.
+
+    Args:
+        path: A safetensors file, or one of `torch.save`.
+    """
     if path.suffix == ".safetensors":
         return _is_complete_safetensors(path)
     try:

@@ -11,7 +11,7 @@ import torch
 
 from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.encoding import encode_prompts
-from hf_frameseg.data.prompts import PromptTemplate, get_prompt
+from hf_frameseg.data.prompts import PromptTemplate, check_query, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT
 from hf_frameseg.data.video import VideoFrames, probe_duration, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
@@ -67,8 +67,8 @@ class MomentRetriever:
         batch_size: int = 8,
         **changes: Any,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"expected batch_size of at least 1, a whole number, got {batch_size!r}")
         if isinstance(changes.get("prompt"), PromptTemplate):
             changes["prompt"] = changes["prompt"].to_dict()
         self.model = model
@@ -180,8 +180,8 @@ class MomentRetriever:
             One prediction per query, in their order.
 
         Raises:
-            ValueError: If `queries` is a single string, a query is blank, or the video has another number of frames
-                than the model was trained with.
+            ValueError: If `queries` is a single string, `data.prompts.check_query` refuses one, `num_beams` is out of
+                range, or the video has another number of frames than the model was trained with.
         """
         if isinstance(queries, str):
             raise ValueError(f"expected a list of queries, got the string {queries!r}: put it into a list")
@@ -195,7 +195,9 @@ class MomentRetriever:
                 f"expected frames on the grid {self.config.grid_kind!r} with phase {self.config.grid_phase:g}, as the "
                 f"model was trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
             )
-        num_beams = self.config.num_beams if num_beams is None else num_beams
+        for query in queries:
+            check_query(query)  # all, before the first is answered
+        num_beams = self.config.num_beams if num_beams is None else replace(self.config, num_beams=num_beams).num_beams
         predictions: list[FramePrediction] = []
         for first in range(0, len(queries), self.batch_size):
             batch = queries[first : first + self.batch_size]

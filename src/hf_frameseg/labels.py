@@ -32,6 +32,29 @@ TURN_END_TOKENS = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 _SALIENCY_RULE = re.compile(r"saliency>(\d*\.?\d+)")
 
 
+def saliency_threshold(rule: str) -> float | None:
+    """Check a label rule and return the threshold of `"saliency>TAU"`.
+
+    Args:
+        rule: See `frame_mask`.
+
+    Returns:
+        TAU; None for `"window"`.
+
+    Raises:
+        ValueError: If the rule is unknown.
+    """
+    if rule == "window":
+        return None
+    match = _SALIENCY_RULE.fullmatch(rule) if isinstance(rule, str) else None
+    if match is None:
+        raise ValueError(f"unknown label rule {rule!r}; use 'window' or 'saliency>TAU', e.g. 'saliency>0.5'")
+    threshold = float(match.group(1))
+    if threshold >= 1:
+        raise ValueError(f"expected a threshold below 1 in label rule {rule!r}: it is compared with mean rating / 4")
+    return threshold
+
+
 def frame_mask(
     relevant_windows: Sequence[Sequence[float]],
     grid: FrameGrid,
@@ -59,14 +82,9 @@ def frame_mask(
         [False, True, True, False]
     """
     moments = moments_from_windows(relevant_windows, grid.duration_seconds)
-    if rule == "window":
+    threshold = saliency_threshold(rule)
+    if threshold is None:
         return moments_to_mask(moments, grid)
-    match = _SALIENCY_RULE.fullmatch(rule)
-    if match is None:
-        raise ValueError(f"unknown label rule {rule!r}; use 'window' or 'saliency>TAU', e.g. 'saliency>0.5'")
-    threshold = float(match.group(1))
-    if threshold >= 1:
-        raise ValueError(f"expected a threshold below 1 in label rule {rule!r}: it is compared with mean rating / 4")
     if saliency is None:
         raise ValueError(f"label rule {rule!r} needs saliency=clip_saliency_targets(...), got None")
     return graded_frame_targets(saliency, grid) > threshold

@@ -24,6 +24,12 @@ from numpy.typing import ArrayLike, NDArray
 CLIP_SECONDS = 2.0
 """Length of one QVHighlights clip in seconds."""
 
+MAX_DURATION_SECONDS = 86_400.0
+"""Longest video: a day. A file that says more would ask for more memory than there is, one value per clip."""
+
+MAX_CLIPS = 100_000
+"""Most clips of a video."""
+
 GRID_KINDS = ("middle", "uniform")
 """Where a `FrameGrid` can sample: in the middle of equal windows, or from the very start to the very end."""
 
@@ -79,7 +85,8 @@ class FrameGrid:
     relevant frames becomes a moment in the same way on every grid.
 
     Args:
-        duration_seconds: Length T of the video in seconds, above 0. Need not be a multiple of anything.
+        duration_seconds: Length T of the video in seconds, above 0 and up to `MAX_DURATION_SECONDS`. Need not be a
+            multiple of anything.
         num_frames: Number of frames F, at least 1 and at most `MAX_GRID_FRAMES`.
         kind: `"middle"`: the middle of F equal windows, as in the paper. `"uniform"`: equal steps from 0 to exactly T,
             as many video LLMs sample; the outer windows are half as long as the others, and a single frame stands at 0.
@@ -107,15 +114,17 @@ class FrameGrid:
     def __post_init__(self) -> None:
         """Normalise the types and check the values."""
         for name in ("duration_seconds", "phase"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            try:
+                object.__setattr__(self, name, float(getattr(self, name)))
+            except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
+                object.__setattr__(self, name, math.inf)
         if not math.isfinite(self.num_frames) or self.num_frames != int(self.num_frames) or self.num_frames < 1:
             raise ValueError(f"expected num_frames to be a whole number >= 1, got {self.num_frames!r}")
         if self.num_frames > MAX_GRID_FRAMES:
             raise ValueError(f"expected num_frames of at most {MAX_GRID_FRAMES}, got {self.num_frames!r}; ask for fewer")
         object.__setattr__(self, "num_frames", int(self.num_frames))
-        _check_positive_seconds("duration_seconds", self.duration_seconds)
-        # Only absurd files come here: their windows would have no length, or their edges no value, in float64.
-        if not (self.window_seconds > 1e-300 and self.duration_seconds < 1e300):
+        _check_duration(self.duration_seconds)
+        if not self.window_seconds > 1e-300:  # only absurd files come here: windows would have no length in float64
             raise ValueError(f"cannot cut {self.duration_seconds!r} seconds into {self.num_frames} windows in float64")
         if self.kind not in GRID_KINDS:
             raise ValueError(f"expected kind to be one of {list(GRID_KINDS)}, got {self.kind!r}")
@@ -242,14 +251,16 @@ def num_clips(duration_seconds: float, clip_seconds: float = CLIP_SECONDS) -> in
         `int(duration_seconds / clip_seconds)`, at least 1: a last incomplete clip is not counted.
 
     Raises:
-        ValueError: If a length is not positive and finite.
+        ValueError: If a length is not positive, the video longer than `MAX_DURATION_SECONDS`, or cut into more than
+            `MAX_CLIPS`.
 
     Example:
         >>> num_clips(150), num_clips(7.5), num_clips(1)
         (75, 3, 1)
     """
-    _check_positive_seconds("duration_seconds", duration_seconds)
-    _check_positive_seconds("clip_seconds", clip_seconds)
+    _check_duration(duration_seconds)
+    if not (math.isfinite(clip_seconds) and clip_seconds > 0 and duration_seconds / clip_seconds <= MAX_CLIPS):
+        raise ValueError(f"expected clip_seconds above 0, for at most {MAX_CLIPS} clips, got {clip_seconds!r}")
     return max(1, int(duration_seconds / clip_seconds))
 
 
@@ -444,10 +455,11 @@ def interpolate_to_clips(
     return np.interp(clip_centers, grid.times_seconds, values)
 
 
-def _check_positive_seconds(name: str, value: float) -> None:
-    """Refuse lengths that are not positive and finite."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"expected {name} to be finite and above 0, got {value!r}")
+def _check_duration(seconds: float) -> None:
+    """Refuse lengths that no video has."""
+    if not 0 < seconds <= MAX_DURATION_SECONDS:
+        limit = f"{MAX_DURATION_SECONDS:g} (a day)"
+        raise ValueError(f"expected duration_seconds to be finite and above 0, up to {limit}, got {seconds!r}")
 
 
 def _as_mask(mask: ArrayLike, num_frames: int | None = None) -> NDArray[np.bool_]:

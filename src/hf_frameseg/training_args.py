@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,33 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hf_frameseg.losses import LossWeightSchedule
+
+
+_ENDLESS = sys.float_info.max
+_TINY = sys.float_info.min
+_RANGES: dict[str, tuple[float, float]] = {
+    "per_device_train_batch_size": (1, _ENDLESS),
+    "per_device_eval_batch_size": (1, _ENDLESS),
+    "gradient_accumulation_steps": (1, _ENDLESS),
+    "num_train_epochs": (_TINY, _ENDLESS),
+    "learning_rate": (0, _ENDLESS),
+    "weight_decay": (0, _ENDLESS),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (_TINY, _ENDLESS),
+    "max_grad_norm": (0, _ENDLESS),
+    "warmup_steps": (0, _ENDLESS),
+    "logging_steps": (_TINY, _ENDLESS),
+    "save_steps": (_TINY, _ENDLESS),
+    "eval_steps": (_TINY, _ENDLESS),
+    "eval_delay": (0, _ENDLESS),
+    "save_total_limit": (1, _ENDLESS),
+    "generation_num_beams": (1, _ENDLESS),
+    "dataloader_num_workers": (0, _ENDLESS),
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+}
+"""Numbers of the arguments and where they may lie; None is always allowed."""
 
 
 @dataclass
@@ -63,6 +92,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         """Check what only this class knows."""
+        _check_numbers(self)
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError(
@@ -76,7 +106,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
                 "frames in pixel_values."
             )
         self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
-        if self.loss_warmup_steps < 0:
+        if not 0 <= self.loss_warmup_steps < _ENDLESS:  # not NaN either
             raise ValueError(f"loss_warmup_steps must be >= 0, got {self.loss_warmup_steps}.")
         if self.loss_warmup_steps and self.loss_weights_start is None:
             raise ValueError('loss_warmup_steps needs weights to start from: set loss_weights_start, e.g. {"lm": 1}.')
@@ -117,11 +147,29 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
         return {name: loss for name, loss in losses.items() if name in weighted}
 
 
+def _check_numbers(args: SegmentationSeq2SeqTrainingArguments) -> None:
+    """Refuse numbers with which a training fails late or learns nothing; transformers takes most of them."""
+    for name, (least, most) in _RANGES.items():
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
+        ):  # NaN is in none
+            wanted = f"from {least:g} to {most:g}" if most < _ENDLESS else f"of at least {least:g}"
+            raise ValueError(f"expected {name} to be a number {wanted}, got {value!r}.")
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise ValueError(f"expected max_steps of at least 1, or -1 for whole epochs, got {args.max_steps}.")
+
+
 def _numbers(name: str, weights: dict[str, Any] | str) -> dict[str, float]:
     """Return the weights as floats, `lm` always among them; JSON from the command line arrives here as a dict."""
     if not isinstance(weights, dict):
         raise ValueError(f'{name} must be a JSON object such as {{"lm": 0.2, "bce": 0.8}}, got {weights!r}.')
     try:
-        return {"lm": 0.0} | {key: float(value) for key, value in weights.items()}
+        numbers = {"lm": 0.0} | {key: float(value) for key, value in weights.items()}
     except (TypeError, ValueError):
         raise ValueError(f"{name} must hold one number per loss, got {weights!r}.") from None
+    if not all(math.isfinite(value) for value in numbers.values()):
+        raise ValueError(f"{name} must hold finite numbers, got {weights!r}.")
+    return numbers

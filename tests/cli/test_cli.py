@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import numpy as np
 import pytest
@@ -56,13 +58,15 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
             calls["read"].append(video)
             return Frames()
 
-        def predict(self, frames: Frames, queries: list[str], *, vid: str, num_beams: int) -> list[FramePrediction]:
+        def predict(
+            self, frames: Frames, queries: list[str], *, vid: str, num_beams: int | None
+        ) -> list[FramePrediction]:
             calls["ask"].append((vid, queries, num_beams))
             return [predict_stub(query, (Moment(2.0, 6.0, 0.75),)) for query in queries]
 
     class Figure:
-        def savefig(self, path: Path) -> None:
-            path.write_bytes(b"picture")
+        def savefig(self, file: IO[bytes], *, format: str) -> None:
+            file.write(format.encode())
 
     def qualitative_figure(prediction: FramePrediction, *, frames: np.ndarray) -> Figure:
         calls["draw"].append((prediction.query, frames))
@@ -96,7 +100,7 @@ def test_predict_prints_table_and_saliency(rooms: dict[str, list], capsys: pytes
     assert rooms["load"] == [None]
     assert rooms["decoder"] == ["runs"]
     assert rooms["read"] == [Path("v.mp4")]
-    assert rooms["ask"] == [("v", ["a red circle"], 2)]
+    assert rooms["ask"] == [("v", ["a red circle"], None)]  # the number of beams that the model is saved with
     assert rooms["draw"] == []
 
 
@@ -116,9 +120,9 @@ def test_predict_passes_the_decoder_on(rooms: dict[str, list], capsys: pytest.Ca
 
 
 def test_predict_draws_the_middle_frames(rooms: dict[str, list], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    picture = tmp_path / "new" / "predict.png"
+    picture = tmp_path / "new" / "predict.PNG"
     assert cli.main(["predict", "v.mp4", "a", "--output", str(picture)]) == 0
-    assert picture.read_bytes() == b"picture"
+    assert picture.read_bytes() == b"png"
     (query, frames) = rooms["draw"][0]
     assert query == "a"
     np.testing.assert_array_equal(frames, rooms["frames"][0][:, 1])
@@ -137,6 +141,79 @@ def test_predict_writes_submission_rows(rooms: dict[str, list], tmp_path: Path) 
     assert [(row["qid"], row["query"], row["vid"]) for row in rows] == [(1, "a", "v"), (2, "b", "v")]
     assert rows[0]["pred_relevant_windows"] == [[2.0, 6.0, 0.75]]
     assert rows[0]["pred_saliency_scores"] == [0.0, 1.0, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["v.mp4", "a", "--json", "v.mp4"], "--json v.mp4 is an input: it would be overwritten; name another file"),
+        (["v.mp4", "a", "--json", "link.mp4"], "--json link.mp4 is an input"),
+        (["v.mp4", "a", "--json", "model/config.json", "--model", "model"], "--json model/config.json is an input"),
+        (["v.png", "a", "--output", "v.png"], "--output v.png is an input"),
+        (["v-2.png", "a", "b", "--output", "v.png"], "--output of query 2 v-2.png is an input"),
+        (["v.mp4", "a", "--json", "p.png", "--output", "p.png"], "--output and --json both name p.png"),
+        (["v.mp4", "a", "--json", "model"], "--json model is a folder; name a file in it"),
+        (["v.mp4", "a", "--output", "model.png"], "--output model.png is a folder"),
+        (
+            ["v.mp4", "a", "--output", "picture"],
+            "--output picture does not say what picture it is: end the name in one",
+        ),
+        (["v.mp4", "a", "--output", "p.exe"], "--output p.exe does not say what picture it is"),
+        (["v.mp4", "a", "--output", "/dev/null"], "--output /dev/null does not say what picture it is"),
+        (["v.mp4", "a", "--output", "pipe.png"], "--output pipe.png is there and is no file; name one"),
+        (["v.mp4", "a", "--num-beams", "0"], "num_beams to be a whole number of at least 1 and at most 256, got 0"),
+        (["v.mp4", "a", "--num-beams", "1000000"], "num_beams to be a whole number of at least 1 and at most 256"),
+        (["v.mp4", "a", " "], "expected a query with a word in it"),
+        (["v.mp4", "a" * 100_000], "expected a query of at most 4000 characters, got 100000"),
+        (["v.mp4", "a \udcff"], r"expected a query without \udcff"),
+    ],
+)
+def test_predict_refuses_before_a_model_is_loaded(
+    rooms: dict[str, list],
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("v.mp4", "v.png", "v-2.png", "model/config.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("precious")
+    Path("link.mp4").symlink_to("v.mp4")
+    Path("model.png").mkdir()
+    os.mkfifo("pipe.png")
+    assert cli.main(["predict", *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("frameseg: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert rooms["load"] == []
+    assert all(Path(name).read_text() == "precious" for name in ("v.mp4", "v.png", "v-2.png", "model/config.json"))
+
+
+def test_what_others_wrote_is_printed_as_text(
+    rooms: dict[str, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["predict", "v.mp4", "a\x1b[2J\r0 problems", "--output", "p\x1b.png"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == r"a\x1b[2J\r0 problems"
+    assert out.splitlines()[-1] == r"  picture   p\x1b.png"
+    assert cli.main(["predict", "v.mp4", "a", "--output", "p\x1b[2Jq"]) == 2
+    assert r"--output p\x1b[2Jq does not say" in capsys.readouterr().err
+
+
+def test_a_failed_picture_leaves_the_old_one(
+    rooms: dict[str, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prediction: FramePrediction, *, frames: np.ndarray) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(sys.modules["hf_frameseg.visualization"], "qualitative_figure", fail)
+    (tmp_path / "p.png").write_text("old")
+    assert cli.main(["predict", "v.mp4", "a", "--output", str(tmp_path / "p.png")]) == 2
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_describe_says_when_nothing_was_marked() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,13 +171,59 @@ def test_options_that_do_not_fit_are_one_line(
     assert captured.out == ""
 
 
+def test_no_result_replaces_an_input_or_another_result(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: Path(path).read_bytes() for path in files}
+    (tmp_path / "link.json").symlink_to(files[0])
+    os.link(files[1], tmp_path / "hard.json")
+    new, one = str(tmp_path / "new.json"), ["--decoder", "runs"]
+    cases = [
+        (["--json", files[0]], "--json .*frames.jsonl is an input"),
+        (["--json", files[1]], "--json .*truth.jsonl is an input"),
+        ([*one, "--submission", files[1]], "--submission .*truth.jsonl is an input"),
+        ([*one, "--submission", str(tmp_path / "link.json")], "link.json is an input"),
+        (["--json", str(tmp_path / "hard.json")], "hard.json is an input"),
+        (["--json", str(tmp_path)], "--json .* is a folder; name a file in it"),
+        ([*one, "--json", new, "--submission", f"{tmp_path}/x/../new.json"], "--json and --submission both name"),
+        (["--json", f"{files[0]}/below.json"], "cannot write .*below.json"),
+    ]
+    for more, message in cases:
+        assert run(files, *more) == 2
+        error = capsys.readouterr().err
+        assert re.search(message, error), error
+        assert error.count("\n") == 1
+    assert {path: Path(path).read_bytes() for path in files} == before
+    assert not Path(new).exists()
+    assert run(files, *one, "--json", "/dev/null", "--submission", "/dev/null") == 0
+
+
+def test_what_others_wrote_is_printed_as_text(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for path in map(Path, files):
+        path.write_text(path.read_text().replace('"qid": 10', '"qid": "1\\u001b[2J\\n0 problems"'))
+    path = Path(files[0])
+    path.write_text(path.read_text().replace('"duration_seconds": 10.0', '"duration_seconds": 9.0'))
+    Path(files[0]).write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
+    run(files, "--decoder", "runs", "--saliency-values", "logits")
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "warning: 3 of 3 videos" in captured.err
+
+
 def test_broken_input_is_one_line(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(files[0])
     good = path.read_text()
+    day = good.replace('"duration_seconds": 10.0', '"duration_seconds": 1e9', 1)
+    long = good.replace('"00101"', f'"{"0" * 20_000}"')
     cases = [
         (good.replace('"mask": "00101"', '"mask": "0010"'), "frames.jsonl:2: expected log_odds to be a list of 4"),
         (good.replace("-1.0", "NaN", 1), "frames.jsonl:1: not JSON (NaN is no JSON number"),
         ("", "frames.jsonl: expected one JSON object per line, got an empty file"),
+        (
+            day,
+            "frames.jsonl:1: expected duration_seconds to be finite and above 0, up to 86400 (a day), got 1000000000",
+        ),
+        (long, "frames.jsonl:2: expected num_frames of at most 10000, got 20000"),
         (good.replace('"qid": 20', '"qid": 21'), "2 of them in both; use those of the same split, or score the shared"),
         (good.replace('"qid": ', '"qid": 9'), "share no qid; use those of the same split"),
     ]

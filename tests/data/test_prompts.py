@@ -104,12 +104,55 @@ def test_bare_frame_lines_make_no_empty_text() -> None:
         ({"frame_line": "{index:{width}}{image}"}, "impossible format"),
         ({"frame_line": "{image!r}"}, "without a format"),
         ({"after": "{query:d}"}, "impossible format"),
+        ({"after": "{query:>1000000000}"}, "impossible format.*1000000000"),
+        ({"before": "{num_frames:1000000000}"}, "impossible format.*such as 3d or .1f"),
+        ({"frame_line": "{seconds:.1000000000f}{image}"}, "impossible format"),
+        ({"frame_line": "{seconds:{index}}{image}"}, "impossible format"),
+        ({"before": "{num_frames!r:3}"}, "impossible format"),
+        ({"after": "{query.__class__}"}, r"unknown field\(s\) \['query.__class__'\]"),
+        ({"after": "{query[0]}"}, "unknown field"),
+        ({"after": "{0}{query}"}, "unknown field"),
+        ({"after": "{}{query}"}, "unknown field"),
+        ({"after": "{query}" * 21}, "after has 21 fields, more than 20"),
+        ({"after": "{query}" + "a" * 20_000}, "after of at most 20000 characters, got 20007: {query}aaa"),
+        ({"frame_line": "{image}" + "a" * 1_000}, "frame_line of at most 1000 characters"),
+        ({"system": 3}, "expected prompt 'bad': system to be a text, got 3"),
+        ({"before": None}, "before to be a text, got None"),
+        ({"after": ["{query}"]}, "after to be a text"),
+        ({"after": "{query}\ud83d"}, r"without \\ud83d, got {query}\\ud83d; remove it"),
+        ({"frame_line": "\x00{image}"}, r"without \\x00"),
     ],
 )
 def test_bad_templates_are_refused_with_one_line(fields: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         PromptTemplate(name="bad", **fields)
     assert "\n" not in str(caught.value)
+
+
+def test_formats_of_two_digits_are_kept() -> None:
+    formats = ("05d", ">3", "*^7d", "+.2f", " 8.3e", "2", "")
+    line = "".join(f"{{index:{one}}}" for one in ("05d", ">3", "2")) + "{seconds:*^9.2f}{seconds:.0%}{image}"
+    template = PromptTemplate(name="mine", before="".join(f"{{num_frames:{one}}}" for one in formats), frame_line=line)
+    texts = [part.get("text") for part in template.messages("a dog", 2, [0.0, 12.5])[0]["content"]]
+    assert texts[0] == "00002  2***2***+2.00 2.000e+00 2200000  0 0**0.00***0%"
+    assert texts[2] == "00001  1 1**12.50**1250%"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("a" * 4_001, "a query of at most 4000 characters, got 4001"),
+        ("a dog\x00", r"a query without \\x00, got a dog\\x00; remove it"),
+        ("a \ud83ddog", r"a query without \\ud83d"),
+        (None, "a query to be a text, got None"),
+        (b"a dog", "a query to be a text, got b'a dog'"),
+        ("", "blank"),
+    ],
+)
+def test_queries_that_no_model_can_be_asked_are_refused(query: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        PROMPTS["compact"].messages(query, 2)
+    assert len(str(caught.value)) < 200
 
 
 def test_bad_queries_and_counts_are_refused() -> None:
@@ -128,3 +171,6 @@ def test_get_prompt_by_name_fields_and_itself() -> None:
         get_prompt("papr")
     with pytest.raises(ValueError, match="expected a prompt with the fields name"):
         get_prompt({"name": "x", "prefix": ""})
+    for odd in (["paper"], 3, None):
+        with pytest.raises(ValueError, match="unknown prompt"):
+            get_prompt(odd)

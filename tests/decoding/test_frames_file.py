@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,9 @@ LINE = {"qid": 2, "vid": "v", "query": "q", "duration_seconds": 6, "mask": "010"
         ({"duration_seconds": -6}, "expected duration_seconds to be finite and above 0"),
         ({"duration_seconds": "6"}, "expected duration_seconds to be a finite number, got '6'"),
         ({"duration_seconds": 10**400}, "expected duration_seconds to be a finite number"),
+        ({"duration_seconds": 1e9}, r"expected duration_seconds to be .* up to 86400 \(a day\), got 1000000000.0"),
+        ({"mask": "01" * 10_000}, "expected num_frames of at most 10000, got 20000"),
+        ({"vi\x1b[2Jd": 1}, r"unknown key 'vi\\x1b\[2Jd'"),
         ({"mask": ""}, "expected mask to be a text of 0 and 1, one per frame, got ''"),
         ({"mask": "01O"}, "expected mask to be a text of 0 and 1, one per frame, got '01O'"),
         ({"mask": [0, 1, 0]}, r"expected mask to be a text of 0 and 1, one per frame, got \[0, 1, 0\]"),
@@ -204,6 +209,32 @@ def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> N
     with pytest.raises(FramesFileError, match=message) as caught:
         read_frames_file(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f\x1b.jsonl"
+    path.write_bytes(json.dumps(LINE).encode() + b"\n" + b" " * 3_000_000)
+    with pytest.raises(FramesFileError, match=r"^f\\x1b.jsonl:2: longer than 1000000 bytes"):
+        read_frames_file(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match="no frames file at"):
+        read_frames_file(tmp_path / "pipe")
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text("old")
+
+    def predictions() -> Iterator[FramePrediction]:
+        yield predict(np.zeros(2), np.ones(2), FrameGrid(4, 2), qid=1)
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        write_frames_file(path, predictions())
+    with pytest.raises(OSError, match="cannot write"):
+        write_frames_file(path / "below", [])
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_bytes_and_no_file_are_refused(tmp_path: Path) -> None:

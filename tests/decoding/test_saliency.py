@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,3 +100,19 @@ class TestValues:
         prediction = to_prediction([1, 0, 0, 0], [[0.0, 40.0]] * 4, self.GRID)
         with pytest.raises(ValueError, match="log-odds are needed"):
             redecode(replace(prediction, log_odds=None), ProposalSettings("runs", saliency_values="logits"))
+
+
+def test_a_day_in_many_frames_is_averaged_in_parts() -> None:
+    grid = FrameGrid(duration_seconds=86_400, num_frames=2_000)
+    values = np.random.default_rng(0).random(2_000)
+    tracemalloc.start()
+    try:
+        found = box_to_clips(values, grid)
+        assert tracemalloc.get_traced_memory()[1] < 300e6  # all at once: 43,200 x 2,000 float64, several times
+    finally:
+        tracemalloc.stop()
+    starts = np.arange(43_200) * 2.0
+    first = (starts / 43.2 + 1e-9).astype(int)  # windows of 43.2 s: a clip lies in one or in two
+    share = np.clip(((first + 1) * 43.2 - starts) / 2, 0, 1)
+    second = np.minimum(first + 1, 1_999)
+    np.testing.assert_allclose(found, share * values[first] + (1 - share) * values[second], atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -367,3 +368,25 @@ class TestAll:
         scores = evaluate_per_query([row], [{"qid": 1, "duration": 12, "relevant_windows": windows}])
         assert scores["r1_iou"].tolist() == [1.0]
         assert scores["mr_ap"].mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("decoder", ["runs+fill", "soft-iou"])
+def test_decoders_that_compare_all_intervals_have_a_limit(decoder: str) -> None:
+    probs = np.random.default_rng(0).random(2_000)
+    tracemalloc.start()
+    try:
+        moments, _ = propose_moments(probs > 0.999, probs, FrameGrid(7_200, 2_000), ProposalSettings(decoder))
+        assert len(moments) == 10
+        assert tracemalloc.get_traced_memory()[1] < 500e6
+    finally:
+        tracemalloc.stop()
+    many = np.full(2_001, 0.5)
+    with pytest.raises(ValueError, match="take up to 2000 frames, got 2001; choose runs or threshold-ladder"):
+        propose_moments(many > 0.6, many, FrameGrid(7_200, 2_001), ProposalSettings(decoder))
+
+
+@pytest.mark.parametrize("decoder", ["runs", "threshold-ladder"])
+def test_the_others_take_what_a_grid_takes(decoder: str) -> None:
+    probs = np.random.default_rng(0).random(10_000)
+    moments, _ = propose_moments(probs > 0.5, probs, FrameGrid(7_200, 10_000), ProposalSettings(decoder))
+    assert len(moments) == 10

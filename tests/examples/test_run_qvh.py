@@ -201,7 +201,8 @@ def test_a_second_run_goes_on_where_the_first_stopped(
     rows = json.loads((output / "metrics.json").read_text())
     assert list(rows) == ["model"]  # no second row: it would be the same
     assert rows["model"]["frameseg"]["proposals"]["decoder"] == "runs"
-    assert list((output / "frames").iterdir()) == []  # those of the first run's rows are gone
+    assert not (output / "frames").exists()  # those of the first run's rows are gone
+    assert [path.stem for path in sorted((output / "figures").iterdir())][-1] == "training_curves"
 
 
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(run: Run, tmp_path: Path) -> None:

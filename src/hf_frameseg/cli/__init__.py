@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hf_frameseg import __version__
+from hf_frameseg._text import printable
 from hf_frameseg.cli import audit, predict, prepare, rescore, score, synth, verify
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _user_errors() as error:
         if options.debug:
             raise
-        print(f"frameseg: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"frameseg: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return USER_ERROR
     return status
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hf_frameseg._files import atomic_write, atomic_writer, check_outputs
+from hf_frameseg._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
 
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 100
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
+"""Endings of a picture's name, which say what kind it is."""
 
 
 def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
@@ -38,7 +45,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the predictions in the QVHighlights format")
     parser.add_argument(
-        "--num-beams", metavar="N", type=int, default=2, help="beams of the search (default: %(default)s)"
+        "--num-beams", metavar="N", type=int, help="beams of the search (default: the number the model is saved with)"
     )
     parser.add_argument(
         "--decoder",
@@ -53,8 +60,10 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 def _predict(options: argparse.Namespace) -> None:
     from hf_frameseg.data.video import probe_duration
 
-    probe_duration(options.video)  # an unreadable file is reported before a model is loaded for it
-    if options.output is not None:
+    # What can be wrong without a model is said before one is loaded.
+    pictures = _check_options(options)
+    probe_duration(options.video)
+    if pictures:
         from hf_frameseg._imports import require
 
         require("matplotlib", extra="viz")  # as above
@@ -73,35 +82,66 @@ def _predict(options: argparse.Namespace) -> None:
     frames = retriever.read(options.video)
     with usable(options.model or TINY_MODEL, asked=True):
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
-    pictures = None
-    if options.output is not None:
+    shown = None
+    if pictures:
         from hf_frameseg.data.video import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
-        pictures = read_frames(options.video, frames.grid).frames[:, 1]  # variants are (left, middle, right)
-    for number, prediction in enumerate(predictions, start=1):
+        shown = read_frames(options.video, frames.grid).frames[:, 1]  # variants are (left, middle, right)
+    for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))
-        if options.output is not None:
-            path = options.output
-            if len(predictions) > 1:
-                path = path.with_stem(f"{path.stem}-{number}")
-            _write_picture(prediction, pictures, path)
-            print(f"  picture   {path}")
+        if picture is not None:
+            _write_picture(prediction, shown, picture)
+            print(f"  picture   {printable(picture)}")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [
-            replace(prediction, qid=number, vid=options.video.stem).to_submission()
-            for number, prediction in enumerate(predictions, start=1)
-        ]
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        _write_rows(predictions, options.video.stem, options.json)
+
+
+def _check_options(options: argparse.Namespace) -> list[Path]:
+    """Refuse what cannot be asked or written; return where the pictures go, one per query, or none."""
+    from hf_frameseg.config import FrameSegmentationConfig
+    from hf_frameseg.data.prompts import check_query
+
+    if options.num_beams is not None:
+        FrameSegmentationConfig(num_beams=options.num_beams)
+    for query in options.queries:
+        check_query(query)
+    pictures = []
+    if options.output is not None:
+        if options.output.suffix.lower() not in PICTURE_SUFFIXES:
+            known = ", ".join(PICTURE_SUFFIXES)
+            raise ValueError(
+                f"--output {options.output} does not say what picture it is: end the name in one of {known}"
+            )
+        pictures = [options.output]
+        if len(options.queries) > 1:
+            numbers = range(1, len(options.queries) + 1)
+            pictures = [options.output.with_stem(f"{options.output.stem}-{number}") for number in numbers]
+        if odd := next((path for path in pictures if path.exists() and not (path.is_file() or path.is_dir())), None):
+            raise ValueError(f"--output {odd} is there and is no file; name one")
+    model = Path(options.model or "")
+    inputs = [options.video, *(model.iterdir() if options.model and model.is_dir() else ())]
+    names = (
+        ["--output"] if len(pictures) == 1 else [f"--output of query {number}" for number, _ in enumerate(pictures, 1)]
+    )
+    check_outputs({**dict(zip(names, pictures, strict=True)), "--json": options.json}, inputs)
+    return pictures
 
 
 def _write_picture(prediction: FramePrediction, frames: np.ndarray, path: Path) -> None:
     from hf_frameseg.visualization import qualitative_figure
 
     figure = qualitative_figure(prediction, frames=frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic_writer(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower())
+
+
+def _write_rows(predictions: Sequence[FramePrediction], vid: str, path: Path) -> None:
+    rows = [
+        replace(prediction, qid=number, vid=vid).to_submission()
+        for number, prediction in enumerate(predictions, start=1)
+    ]
+    atomic_write(path, json.dumps(rows, indent=2) + "\n")
 
 
 def describe(prediction: FramePrediction) -> str:
@@ -124,7 +164,7 @@ def describe(prediction: FramePrediction) -> str:
           00:02.0   00:06.0   0.850
           saliency  ▁█▆▂
     """
-    lines = [prediction.query]
+    lines = [printable(prediction.query)]
     if prediction.moments:
         lines.append("  start     end       score")
     else:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_frameseg._files import atomic_write, check_outputs
+from hf_frameseg._text import printable
+
 if TYPE_CHECKING:
     from hf_frameseg.decoding.settings import ProposalSettings
     from hf_frameseg.moments import FramePrediction
@@ -67,8 +70,10 @@ def _rescore(options: argparse.Namespace) -> None:
     from hf_frameseg.metrics import evaluate_submission
     from hf_frameseg.metrics.files import read_ground_truth
 
+    ground_truth = resolve_ground_truth(options)
+    check_outputs({"--json": options.json, "--submission": options.submission}, [options.frames, ground_truth])
     predictions = read_frames_file(options.frames)
-    truth = read_ground_truth(resolve_ground_truth(options)).rows
+    truth = read_ground_truth(ground_truth).rows
     num_queries = _count_shared(predictions, truth, options.allow_subset)
     _warn_of_durations(predictions, truth)
     results = {}
@@ -78,14 +83,14 @@ def _rescore(options: argparse.Namespace) -> None:
             "frameseg": _made_by(options.frames, num_queries, found, one),
         }
         if options.submission is not None:
-            _write(options.submission, (json.dumps(prediction.to_submission()) for prediction in found))
+            atomic_write(options.submission, "".join(json.dumps(row.to_submission()) + "\n" for row in found))
     print("\n".join(describe(results)))
     if options.json is not None:
         rows = {name: {**result["brief"], **result} for name, result in results.items()}
-        _write(options.json, [json.dumps(rows, indent=2, allow_nan=False)])
-        print(f"\nnumbers     {options.json}")
+        atomic_write(options.json, json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        print(f"\nnumbers     {printable(options.json)}")
     if options.submission is not None:
-        print(f"\nsubmission  {options.submission}")
+        print(f"\nsubmission  {printable(options.submission)}")
 
 
 def _settings(options: argparse.Namespace) -> list[ProposalSettings]:
@@ -175,7 +180,7 @@ def _warn_of_durations(predictions: Sequence[FramePrediction], truth: Sequence[M
     if other:
         print(
             f"frameseg: warning: {len(other)} of {len(predictions)} videos have another duration in the ground truth, "
-            f"for example that of qid {other[0]}; were the frames sampled on the annotated duration?",
+            f"for example that of qid {printable(other[0])}; were the frames sampled on the annotated duration?",
             file=sys.stderr,
         )
 
@@ -221,9 +226,3 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         rows.append([name, *cells, f"{result['frameseg']['windows_per_query']:.1f}"])
     # One table whatever the terminal: it is below 80 columns wide.
     return [", ".join(facts), "", *format_table(header, rows, width=sys.maxsize)]
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    """Write lines of text, in a new folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

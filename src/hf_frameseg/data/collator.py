@@ -14,7 +14,13 @@ from hf_frameseg.data.encoding import append_answers, encode_prompts
 from hf_frameseg.data.frame_columns import check_num_frames, row_frames, row_shape
 from hf_frameseg.data.prompts import PromptTemplate, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
-from hf_frameseg.labels import BinaryLabels, clip_saliency_targets, frame_mask, graded_frame_targets
+from hf_frameseg.labels import (
+    BinaryLabels,
+    clip_saliency_targets,
+    frame_mask,
+    graded_frame_targets,
+    saliency_threshold,
+)
 from hf_frameseg.moments import num_clips
 
 
@@ -72,6 +78,7 @@ class FrameSegmentationCollator:
     def __post_init__(self) -> None:
         """Resolve the prompt and check the numbers."""
         self.prompt = get_prompt(self.prompt)
+        saliency_threshold(self.label_rule)  # refuses an unknown rule
         if not 0.0 <= self.prefix_corruption <= 1.0:
             raise ValueError(f"expected prefix_corruption between 0 and 1, got {self.prefix_corruption}")
         if self.seed < 0:

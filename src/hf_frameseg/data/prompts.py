@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any
+
+from hf_frameseg._text import printable
+
+MAX_QUERY_CHARACTERS = 4_000
+"""Longest query: a page. The longest of the field's data sets have about a thousand characters."""
+
+MAX_PROMPT_CHARACTERS = 20_000
+"""Longest text of a prompt around the frames."""
+
+MAX_LINE_CHARACTERS = 1_000
+"""Longest text of a prompt for one frame."""
+
+MAX_FIELDS = 20
+"""Most fields in one text of a prompt."""
+
+# Widths and precisions of two digits: `{index:1000000000}` would fill the memory. Text has no format at all.
+_NUMBER_FORMAT = re.compile(r"(.?[<>=^])?[-+ ]?0?\d{0,2}(\.\d{1,2})?[deEfFgG%]?", re.DOTALL)
+_AROUND = {"num_frames": True, "last_index": True, "query": False}  # field -> whether it is a number
+_LINE = {"index": True, "seconds": True, "image": False}
 
 _IMAGE_MARK = "\x00"  # stands for the image while a frame line is formatted; no prompt contains it
 
@@ -26,8 +46,8 @@ class PromptTemplate:
         after: User text after the frames. Same fields as `before`; `{query}` must be in one of the two.
 
     Raises:
-        ValueError: When a field is unknown or has an impossible format, `{image}` is not there exactly once, or
-            `{query}` is nowhere.
+        ValueError: When a text is none or too long, a field is unknown or has an impossible format or one of more than
+            two digits, `{image}` is not there exactly once, or `{query}` is nowhere.
 
     Example:
         >>> template = PromptTemplate(name="mine", frame_line="{index} {image}\n", after="Show: {query}")
@@ -47,31 +67,59 @@ class PromptTemplate:
     after: str = "{query}"
 
     def __post_init__(self) -> None:
-        """Check the fields once, here, so that rendering cannot fail later."""
-        around = _fields(self.name, "before", self.before) + _fields(self.name, "after", self.after)
-        line = _fields(self.name, "frame_line", self.frame_line)
-        unknown = set(around) - {"num_frames", "last_index", "query"} | set(line) - {"index", "seconds", "image"}
-        if unknown:
-            raise ValueError(
-                f"prompt {self.name!r}: unknown field(s) {sorted(unknown)}; before/after know num_frames, last_index, "
-                "query and frame_line knows index, seconds, image (double literal braces)"
-            )
+        """Check the texts once, here, so that rendering cannot fail later."""
+        _check_text("the name of a prompt", self.name, 100)
+        limits = {"before": MAX_PROMPT_CHARACTERS, "frame_line": MAX_LINE_CHARACTERS, "after": MAX_PROMPT_CHARACTERS}
+        for field, most in {"system": MAX_PROMPT_CHARACTERS, **limits}.items():
+            if field != "system" or self.system is not None:
+                _check_text(f"prompt {self._shown_name}: {field}", getattr(self, field), most)
+        around = [field for where in ("before", "after") for field in self._fields(where, _AROUND)]
+        line = self._fields("frame_line", _LINE)
         if line.count("image") != 1:
-            raise ValueError(f"prompt {self.name!r}: frame_line needs {{image}} exactly once, got {self.frame_line!r}")
+            raise ValueError(
+                f"prompt {self._shown_name}: frame_line needs {{image}} exactly once, got {self.frame_line!r:.80}"
+            )
         if "query" not in around:
-            raise ValueError(f"prompt {self.name!r}: put {{query}} into before or after, else the model never sees it")
+            raise ValueError(
+                f"prompt {self._shown_name}: put {{query}} into before or after, else the model never sees it"
+            )
         self._check_formats()
+
+    @property
+    def _shown_name(self) -> str:
+        return printable(repr(self.name))
+
+    def _fields(self, where: str, known: Mapping[str, bool]) -> list[str]:
+        """Return the names of a text's fields; refuse those that reach further than their value, or fill the memory."""
+        try:
+            parsed = list(Formatter().parse(getattr(self, where)))
+        except ValueError as error:
+            raise ValueError(
+                f"prompt {self._shown_name}: {where} is no format string: {error}; double literal braces"
+            ) from None
+        found = [(field, spec, conversion) for _, field, spec, conversion in parsed if field is not None]
+        if unknown := sorted({field for field, _, _ in found} - known.keys()):
+            raise ValueError(
+                f"prompt {self._shown_name}: unknown field(s) {printable(f'{unknown!r:.200}')}; before/after know "
+                f"{', '.join(_AROUND)} and frame_line knows {', '.join(_LINE)} (double literal braces)"
+            )
+        for field, spec, conversion in found:
+            if conversion or not (_NUMBER_FORMAT.fullmatch(spec) if known[field] else spec == ""):
+                wanted = "such as 3d or .1f" if known[field] else "write it without a format"
+                got = printable(f"{'!' + conversion if conversion else ':' + spec!s:.80}")
+                raise ValueError(f"prompt {self._shown_name}: {{{field}}} has an impossible format: {wanted}, got {got}")
+        if len(found) > MAX_FIELDS:
+            raise ValueError(f"prompt {self._shown_name}: {where} has {len(found)} fields, more than {MAX_FIELDS}")
+        return [field for field, _, _ in found]
 
     def _check_formats(self) -> None:
         """Render once: a format such as `{seconds:d}` shows only then."""
         try:
-            shown = self.frame_line.format(index=0, seconds=0.0, image=_IMAGE_MARK)
+            self.frame_line.format(index=0, seconds=0.0, image=_IMAGE_MARK)
             for text in (self.before, self.after):
                 text.format(num_frames=1, last_index=0, query="")
         except (ValueError, LookupError) as error:
-            raise ValueError(f"prompt {self.name!r}: a field has an impossible format: {error}") from None
-        if shown.count(_IMAGE_MARK) != 1:
-            raise ValueError(f"prompt {self.name!r}: write {{image}} without a format, got {self.frame_line!r}")
+            raise ValueError(f"prompt {self._shown_name}: a field has an impossible format: {error}") from None
 
     @property
     def separates_frames(self) -> bool:
@@ -81,7 +129,7 @@ class PromptTemplate:
     @property
     def tells_time(self) -> bool:
         """Tell whether the prompt says when each frame is shown."""
-        return "seconds" in _fields(self.name, "frame_line", self.frame_line)
+        return "seconds" in self._fields("frame_line", _LINE)
 
     def messages(
         self, query: str, num_frames: int, times_seconds: Sequence[float] | None = None
@@ -98,11 +146,10 @@ class PromptTemplate:
             reading order, F images in all, as `apply_chat_template` of transformers' multimodal processors takes them.
 
         Raises:
-            ValueError: When the query is blank, `num_frames` is below 1, or the prompt tells times and there is not one
-                for each frame.
+            ValueError: When `check_query` refuses the query, `num_frames` is below 1, or the prompt tells times and
+                there is not one for each frame.
         """
-        if not query.strip():
-            raise ValueError("expected a query with a word in it, got a blank string; drop the row or write a query")
+        check_query(query)
         if num_frames < 1:
             raise ValueError(f"expected num_frames of at least 1, got {num_frames}; pass the number of frames shown")
         times = self._times(num_frames, times_seconds)
@@ -134,12 +181,30 @@ class PromptTemplate:
         return asdict(self)
 
 
-def _fields(name: str, where: str, text: str) -> list[str]:
-    """Names of the replacement fields of a format string."""
-    try:
-        return [field for _, field, _, _ in Formatter().parse(text) if field is not None]
-    except ValueError as error:
-        raise ValueError(f"prompt {name!r}: {where} is no format string: {error}; double literal braces") from None
+def check_query(query: str) -> None:
+    """Refuse a query that no model can be asked.
+
+    Args:
+        query: The sentence to look for.
+
+    Raises:
+        ValueError: If it is no text or a blank one, longer than `MAX_QUERY_CHARACTERS`, or holds NUL or half a
+            character (a lone surrogate, as broken JSON names it), which no tokenizer takes.
+    """
+    if isinstance(query, str) and not query.strip():
+        raise ValueError("expected a query with a word in it, got a blank string; drop the row or write a query")
+    _check_text("a query", query, MAX_QUERY_CHARACTERS)
+
+
+def _check_text(what: str, text: object, most: int) -> None:
+    """Refuse what is no text, too long, or not to be written in UTF-8."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected {what} to be a text, got {printable(f'{text!r:.80}')}")
+    if len(text) > most:
+        raise ValueError(f"expected {what} of at most {most} characters, got {len(text)}: {printable(text[:40])}...")
+    wrong = next((character for character in text if character == "\x00" or "\ud800" <= character <= "\udfff"), None)
+    if wrong is not None:
+        raise ValueError(f"expected {what} without {printable(wrong)}, got {printable(text[:80])}; remove it")
 
 
 def _text(text: str) -> list[dict[str, Any]]:
@@ -207,8 +272,9 @@ def get_prompt(prompt: str | Mapping[str, Any] | PromptTemplate) -> PromptTempla
         try:
             return PromptTemplate(**prompt)
         except TypeError:
-            known = ", ".join(PromptTemplate.__dataclass_fields__)
-            raise ValueError(f"expected a prompt with the fields {known}, got {sorted(prompt)}") from None
-    if prompt not in PROMPTS:
-        raise ValueError(f"unknown prompt {prompt!r}: use one of {sorted(PROMPTS)} or pass a PromptTemplate")
+            known, got = ", ".join(PromptTemplate.__dataclass_fields__), printable(f"{list(prompt)!r:.200}")
+            raise ValueError(f"expected a prompt with the fields {known}, got {got}") from None
+    if not isinstance(prompt, str) or prompt not in PROMPTS:
+        got = printable(f"{prompt!r:.80}")
+        raise ValueError(f"unknown prompt {got}: use one of {sorted(PROMPTS)} or pass a PromptTemplate")
     return PROMPTS[prompt]

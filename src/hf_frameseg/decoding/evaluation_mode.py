@@ -30,9 +30,9 @@ def lock_of(shared: object) -> threading.RLock:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off for a while, everywhere, for one thread at a time; then give each module back its own mode.
 
-    The mode is a state of the model, and so is what some models note between the steps of an answer (the position offsets
-    of Qwen2-VL): two questions at once would be answered with each other's. Code that does not ask by this, such as a
-    training in another thread, is not held up.
+    The mode is a state of the model, and so is what some models note between the steps of an answer (the position
+    offsets of Qwen2-VL): two questions at once would be answered with each other's. Code that does not ask by this,
+    such as a training in another thread, is not held up.
 
     Args:
         model: The model, or what wraps it: a PEFT model and the one inside share their lock.

@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg._files import atomic_write
+from hf_frameseg._text import printable
 from hf_frameseg.decoding.proposals import probs_of, redecode
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
 from hf_frameseg.moments import FrameGrid, FramePrediction
@@ -35,6 +37,9 @@ from hf_frameseg.moments import FrameGrid, FramePrediction
 REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
 VALUE_KEYS = ("log_odds", "probs")
 GRID_KEYS = ("grid_kind", "grid_phase")
+
+MAX_LINE_BYTES = 1_000_000
+"""Longest line of a frames file; 10,000 frames take a quarter of it."""
 
 
 class FramesFileError(ValueError):
@@ -45,14 +50,13 @@ def write_frames_file(path: str | Path, predictions: Iterable[FramePrediction]) 
     """Write a frames file.
 
     Args:
-        path: The file; an old one is replaced.
+        path: The file; an old one is replaced when the new one is whole.
         predictions: One per query, with `qid` and `vid`. Without `log_odds` the probabilities are written.
 
     Raises:
         ValueError: If a prediction has no `qid` or no `vid`.
     """
-    lines = [json.dumps(_to_row(prediction)) + "\n" for prediction in predictions]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    atomic_write(path, "".join(json.dumps(_to_row(prediction)) + "\n" for prediction in predictions))
 
 
 def read_frames_file(path: str | Path, settings: ProposalSettings = PAPER_PROPOSALS) -> list[FramePrediction]:
@@ -71,23 +75,35 @@ def read_frames_file(path: str | Path, settings: ProposalSettings = PAPER_PROPOS
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no frames file at {path}; check the path")
+        raise FileNotFoundError(f"no frames file at {printable(path)}; check the path")
     predictions: list[FramePrediction] = []
     seen: dict[int, int] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(path):
         try:
             prediction = redecode(_to_prediction(_parse(line)), settings)
             if prediction.qid in seen:
                 raise ValueError(f"qid {prediction.qid} is also on line {seen[prediction.qid]}; keep one of them")
         except ValueError as error:
-            raise FramesFileError(f"{path.name}:{number}: {error}") from None
+            raise FramesFileError(printable(f"{path.name}:{number}: {error}")) from None
         seen[prediction.qid] = number
         predictions.append(prediction)
     if not predictions:
-        raise FramesFileError(f"{path.name}: expected one JSON object per line, got an empty file; decode again")
+        raise FramesFileError(
+            f"{printable(path.name)}: expected one JSON object per line, got an empty file; decode again"
+        )
     return predictions
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold something, with their numbers."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                raise FramesFileError(
+                    f"{printable(path.name)}:{number}: longer than {MAX_LINE_BYTES} bytes; expected one query a line"
+                )
+            if line.strip():
+                yield number, line
 
 
 def _to_row(prediction: FramePrediction) -> dict[str, Any]:
@@ -144,7 +160,7 @@ def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
             raise ValueError(f"expected {key} to be a text, got {row[key]!r:.80}")
     if not isinstance(mask, str) or not mask or set(mask) - {"0", "1"}:
         raise ValueError(f"expected mask to be a text of 0 and 1, one per frame, got {mask!r:.80}")
-    grid = _grid(row, len(mask))
+    grid = _grid(row, len(mask))  # refuses more frames than a grid has
     key = next(key for key in VALUE_KEYS if key in row)
     values = _values(key, row[key], len(mask))
     return FramePrediction(

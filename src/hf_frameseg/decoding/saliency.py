@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hf_frameseg.decoding.settings import ProposalSettings
 
 
+_BOX_CELLS = 4_000_000  # clips times frames that are held at once
+
+
 def clip_saliency(frames: FrameScores, settings: ProposalSettings) -> NDArray[np.float64]:
     """Return the saliency of each clip.
 
@@ -69,8 +72,16 @@ def box_to_clips(frame_values: NDArray[np.float64], grid: FrameGrid) -> NDArray[
         >>> box_to_clips(np.array([0.0, 1.0]), FrameGrid(duration_seconds=6, num_frames=2)).tolist()
         [0.0, 0.5, 1.0]
     """
-    edges = grid.edges_seconds
     starts = np.arange(num_clips(grid.duration_seconds))[:, None] * CLIP_SECONDS
+    rows = max(1, _BOX_CELLS // grid.num_frames)
+    return np.concatenate(
+        [_box(starts[first : first + rows], frame_values, grid) for first in range(0, len(starts), rows)]
+    )
+
+
+def _box(starts: NDArray[np.float64], frame_values: NDArray[np.float64], grid: FrameGrid) -> NDArray[np.float64]:
+    """Average over some clips, given by their starts, shape (C, 1)."""
+    edges = grid.edges_seconds
     overlap = np.minimum(starts + CLIP_SECONDS, edges[1:]) - np.maximum(starts, edges[:-1])
     overlap = np.clip(overlap, 0.0, None)
     # Shares before the product, not a division after it: a clip inside one window then has the share 1 exactly.

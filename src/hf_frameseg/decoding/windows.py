@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hf_frameseg.decoding.settings import ProposalSettings
 
 
+MAX_INTERVAL_FRAMES = 2_000
+"""Most frames whose F(F+1)/2 intervals `soft-iou` and `runs+fill` compare; 2,000 take about 0.3 GB."""
+
+
 class Candidates(NamedTuple):
     """Hold candidates in the order in which they are listed.
 
@@ -136,6 +140,9 @@ def soft_iou(frames: FrameScores, settings: ProposalSettings) -> Candidates:
 
     Returns:
         At most `max_moments` intervals, best first.
+
+    Raises:
+        ValueError: If there are more than `MAX_INTERVAL_FRAMES` frames.
     """
     spans = _all_spans(frames.grid.num_frames)
     scores = local_soft_iou(frames.probs, spans, settings.context)
@@ -158,6 +165,9 @@ def runs_and_fill(frames: FrameScores, settings: ProposalSettings) -> Candidates
     Returns:
         All runs as `runs` lists them, then intervals up to `max_moments` in all. The score of the k-th interval is the
         lowest score of a run minus k, so that it is strictly below every run's. Without a run there is nothing.
+
+    Raises:
+        ValueError: If there are more than `MAX_INTERVAL_FRAMES` frames.
     """
     ranked = runs(frames, settings)
     room = settings.max_moments - len(ranked.spans)
@@ -239,9 +249,14 @@ def known_log_odds(frames: FrameScores) -> NDArray[np.float64]:
     return np.log(frames.probs) - np.log1p(-frames.probs)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _all_spans(num_frames: int) -> NDArray[np.int64]:
     """Return all spans of a grid in time order, the shorter first, read-only, shape (F(F+1)/2, 2)."""
+    if num_frames > MAX_INTERVAL_FRAMES:
+        raise ValueError(
+            f"decoders that compare all intervals take up to {MAX_INTERVAL_FRAMES} frames, got {num_frames}; choose "
+            "runs or threshold-ladder"
+        )
     first, last = np.triu_indices(num_frames)
     spans = np.stack([first, last + 1], axis=1)
     spans.setflags(write=False)

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from hf_frameseg.metrics._rows import annotated_ratings, annotated_windows, rows_by_qid
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import MIN_RATINGS
-
-MAX_DURATION_SECONDS = 86_400.0
-"""A day. Longer is a typing error, and its clips would fill the memory."""
+from hf_frameseg.moments import MAX_DURATION_SECONDS
 
 _VOTE = 10.0  # above any rating: one more annotator with a 4 outweighs every mean
 
