@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from hf_frameseg.visualization._style import (
+    AS_IT_IS,
     BLUE,
     FAINT,
     GREEN,
@@ -20,6 +21,7 @@ from hf_frameseg.visualization._style import (
     PURPLE,
     VERMILION,
     quiet_axes,
+    shown,
     text_width_inches,
 )
 
@@ -117,7 +119,7 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 def _write_title(axes: Axes, title: str, note: str, left: float) -> None:
     """Write the title of a panel and what it needs explained, `left` inches before the axes."""
     width = axes.get_position().width * axes.figure.get_figwidth()
-    style = {"size": TITLE_SIZE, "weight": "bold", "color": INK, "parse_math": False}
+    style = {"size": TITLE_SIZE, "weight": "bold", "color": INK, **AS_IT_IS}
     axes.set_title(title, loc="left", x=-left / width, pad=24, **style)
     place = (-left * POINTS_PER_INCH, 9)
     axes.annotate(
@@ -155,7 +157,7 @@ def _write_end_labels(axes: Axes, lines: Sequence[Line]) -> None:
         axes.plot(1 + start / 2, place, color=line.color, transform=beside, clip_on=False, **_marker(line))
         axes.annotate(
             line.label, (1, place), (POINTS_PER_INCH * (LABEL_ROOM - 0.02), 0), xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points", va="center", size=LABEL_SIZE, color=INK, parse_math=False,
+            textcoords="offset points", va="center", size=LABEL_SIZE, color=INK, **AS_IT_IS,
             annotation_clip=False,
         )  # fmt: skip
 
@@ -230,7 +232,7 @@ def mask_panel(rules: Rules) -> Panel:
         y = 0.12
         for rule, own in rules.items():
             y += MASK_PITCH
-            axes.text(0, y - 0.06, f"rule {rule}", size=LABEL_SIZE, weight="bold", color=INK, parse_math=False)
+            axes.text(0, y - 0.06, f"rule {shown(rule)[:60]}", size=LABEL_SIZE, weight="bold", color=INK, **AS_IT_IS)
             for one in own:
                 y += MASK_PITCH
                 _draw_mask_row(axes, y - 0.11, one, starts, (pitch - NUMBER_ROOM) / scale)

@@ -8,12 +8,26 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from hf_frameseg._text import printable
+
 # Okabe and Ito's palette: told apart with every common kind of colour blindness. Blue is the model, orange the truth.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 INK, MUTED, FAINT, TRACK = "#1F2328", "#6B7280", "#D9DCE1", "#F1F2F4"
 PALE_BLUE = "#A9CDE4"
 
 POINTS_PER_INCH = 72
+
+MAX_SHOWN_CHARACTERS = 600
+"""Most characters of a text that is drawn; there is room for some hundred."""
+
+AS_IT_IS = {"parse_math": False, "usetex": False}
+"""Style of text that others wrote: two dollar signs would start a formula, and TeX can read files."""
+
+
+def shown(text: str) -> str:
+    """Return text that others wrote as it can be drawn: on one line, control characters as escapes, not endless."""
+    line = printable(" ".join(text[: 2 * MAX_SHOWN_CHARACTERS].split()))
+    return line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[:MAX_SHOWN_CHARACTERS]}…"
 
 
 def text_width_inches(text: str, size: float, weight: str = "normal") -> float:
@@ -26,13 +40,16 @@ def text_width_inches(text: str, size: float, weight: str = "normal") -> float:
 def wrap_text(
     text: str, max_inches: float, size: float, weight: str = "normal", max_lines: int | None = None
 ) -> list[str]:
-    """Break text into lines that fit, measured in the font itself; the last line ends in an ellipsis if it was cut."""
+    """Break text into lines that fit, measured in the font itself; the last line ends in an ellipsis if it was cut.
+
+    What cannot be drawn is escaped, see `shown`; draw the lines in the style `AS_IT_IS`.
+    """
 
     def width(line: str) -> float:
         return text_width_inches(line, size, weight)
 
     lines, line = [], ""
-    for word in text.split():
+    for word in shown(text).split():
         if line and width(f"{line} {word}") > max_inches:
             lines.append(line)
             line = ""

@@ -20,7 +20,19 @@ from hf_frameseg.visualization._audit_panels import (
     mask_panel,
     mask_panel_height,
 )
-from hf_frameseg.visualization._style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, wrap_text
+from hf_frameseg.visualization._style import (
+    AS_IT_IS,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    shown,
+    wrap_text,
+)
 
 MARGIN, COLUMN, COLUMN_GAP, ROW_GAP = 0.4, 4.7, 0.5, 1.05  # in inches
 
@@ -77,7 +89,7 @@ def _compose(rows: Sequence[tuple[float, Sequence[Panel]]], num_rules: int, titl
     y = height - MARGIN
     if title:
         shown = wrap_text(title, inner, 15, "bold", max_lines=1)[0]
-        figure.text(MARGIN / width, y / height, shown, size=15, weight="bold", color=INK, va="top", parse_math=False)
+        figure.text(MARGIN / width, y / height, shown, size=15, weight="bold", color=INK, va="top", **AS_IT_IS)
         y -= 0.33
     figure.text(MARGIN / width, y / height, facts, size=10, color=MUTED, va="top")
     y = height - head
@@ -146,6 +158,7 @@ def _highlight_panel(rules: Rules, column: str, statistics: Mapping[str, Any]) -
 
 def _short(rule: str) -> str:
     """Cut a rule's name that would not fit beside its line."""
+    rule = shown(rule)
     return rule if len(rule) <= 16 else f"{rule[:15]}…"
 
 

@@ -8,7 +8,7 @@ from math import isfinite
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_frameseg.visualization._style import BLUE, INK, MUTED, TRACK, text_width_inches, wrap_text
+from hf_frameseg.visualization._style import AS_IT_IS, BLUE, INK, MUTED, TRACK, text_width_inches, wrap_text
 
 CONTROL = "#B4BBC5"
 PANEL_WIDTH, PANEL_GAP, BAR_PITCH, TITLE_SIZE = 1.35, 0.22, 0.34, 10
@@ -50,14 +50,15 @@ def comparison_figure(
     for place, metric in enumerate(names):
         x = left + place * (PANEL_WIDTH + PANEL_GAP)
         axes = figure.add_axes((x / width, 0.25 / height, PANEL_WIDTH / width, plot / height))
-        axes.set_title("\n".join(titles[metric]), loc="left", size=TITLE_SIZE, weight="bold", color=INK, pad=7)
+        style = {"size": TITLE_SIZE, "weight": "bold", "color": INK, **AS_IT_IS}
+        axes.set_title("\n".join(titles[metric]), loc="left", pad=7, **style)
         _draw_bars(axes, [row.get(metric) for row in rows.values()], list(rows).index(highlight))
         if place == 0:
             for index, (row, label) in enumerate(labels.items()):
-                style = {"color": BLUE if row == highlight else INK, "weight": _weight(row, highlight)}
+                style = {"color": BLUE if row == highlight else INK, "weight": _weight(row, highlight), **AS_IT_IS}
                 axes.annotate(
                     label, (0, index), (-8, 0), textcoords="offset points", ha="right", va="center", size=TITLE_SIZE,
-                    parse_math=False, **style,
+                    **style,
                 )  # fmt: skip
     return figure
 

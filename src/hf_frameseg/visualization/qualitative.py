@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_frameseg.moments import FrameGrid, FramePrediction, Moment, temporal_iou
 from hf_frameseg.visualization import _timeline as timeline
-from hf_frameseg.visualization._style import INK, MUTED, POINTS_PER_INCH, text_width_inches, wrap_text
+from hf_frameseg.visualization._style import AS_IT_IS, INK, MUTED, POINTS_PER_INCH, text_width_inches, wrap_text
 
 MARGIN, LEFT, RIGHT = 0.35, 1.25, 0.45
 WIDTH = LEFT + timeline.PLOT_WIDTH + RIGHT
@@ -219,8 +219,7 @@ def _origin(prediction: FramePrediction, has_title: bool) -> str:
 def _draw_headline(axes: Axes, headline: list[str], size: float, origin: str, room: float) -> None:
     """Write the headline and one line below it."""
     top = axes.get_ylim()[1] - 0.2
-    # Queries are free text: without parse_math=False two dollar signs would start a formula.
-    style = {"va": "top", "parse_math": False}
+    style = {"va": "top", **AS_IT_IS}
     for row, line in enumerate(headline):
         axes.text(MARGIN - LEFT, top - _leading(size) * row, line, size=size, weight="bold", color=INK, **style)
     y = top - _leading(size) * len(headline) - 0.04

@@ -13,7 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from hf_frameseg._text import printable
 from hf_frameseg.visualization._style import (
+    AS_IT_IS,
     BLUE,
     FAINT,
     GREEN,
@@ -23,7 +25,10 @@ from hf_frameseg.visualization._style import (
     SKY,
     VERMILION,
     quiet_axes,
+    wrap_text,
 )
+
+TITLE_WIDTH = 3.2  # inches
 
 PANELS: dict[str, tuple[str, str]] = {
     "loss": ("Joint loss", INK),
@@ -126,7 +131,8 @@ def training_curves_figure(
     for place, (key, (train, evaluation)) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         title, color = PANELS.get(key, (key, SKY))
-        axes.set_title(title, loc="left", size=11, weight="bold", color=INK, pad=8)
+        title = wrap_text(title, TITLE_WIDTH, 11, "bold", max_lines=1)[0]
+        axes.set_title(title, loc="left", size=11, weight="bold", color=INK, pad=8, **AS_IT_IS)
         _draw_curve(axes, train, evaluation, color, half_life_steps)
         if place > len(keys) - columns:
             axes.set_xlabel("optimiser step", size=9, color=MUTED)
@@ -150,8 +156,14 @@ def _find_keys(log_history: Sequence[Mapping[str, Any]], keys: Sequence[str] | N
 
 def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> _Series:
     """Return steps and values of one key, by step (a log joined from several runs need not be in order)."""
-    points = sorted(((entry["step"], entry[key]) for entry in log_history if key in entry), key=lambda point: point[0])
-    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    try:
+        found = [(float(entry["step"]), float(entry[key])) for entry in log_history if key in entry]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = printable(f"{type(error).__name__}: {error!s:.80}")
+        raise ValueError(
+            f"expected log entries with a step and a number for {printable(key)}, got one with {reason}"
+        ) from None
+    steps, values = np.array(sorted(found, key=lambda point: point[0]), dtype=np.float64).reshape(-1, 2).T
     return steps, values
 
 
