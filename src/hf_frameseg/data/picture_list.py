@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hf_frameseg.data.video_file import (
     MAX_SOURCE_FRAMES,
@@ -34,6 +32,14 @@ if TYPE_CHECKING:
 _TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "ivf", "nut"}
 """Formats that store when each picture is shown. Others store the order of decoding, or a time here and there."""
 
+_SPARSELY_TIMED = {"mpeg", "mpegvideo", "m4v", "h264", "hevc"}
+"""Formats that give only some frames a time, or none; FFmpeg's guesses for the others are a few frames off."""
+
+_GUESSED_FRAMES = 4
+
+_COUNTED = {"avi"}
+"""Formats whose packets are numbered, the i-th for the i-th picture shown; FFmpeg adds the decoder's delay to that."""
+
 
 class Picture(NamedTuple):
     """Hold what is known of one picture, times in units of the stream's time base."""
@@ -53,14 +59,12 @@ class PictureList:
         by_count: The decoder gives the pictures other time stamps than these: the picture at position i is the i-th
             that comes out.
         starts_with_key: The first packet is a key frame, and nothing is shown before it.
-        first_pts: Time of the first packet, None if it has none.
     """
 
     pictures: list[Picture]
     num_hidden: int
     by_count: bool
     starts_with_key: bool
-    first_pts: int | None
 
 
 def list_pictures(path: Path, container: InputContainer, stream: VideoStream) -> PictureList:
@@ -82,7 +86,7 @@ def list_pictures(path: Path, container: InputContainer, stream: VideoStream) ->
     by_count = False
     if pictures is None:
         pictures, by_count = _decoded_pictures(path, stream.index)
-    return PictureList(pictures, packets.num_hidden, by_count, packets.starts_with_key(), packets.first_pts)
+    return PictureList(pictures, packets.num_hidden, by_count, packets.starts_with_key())
 
 
 class _Packets:
@@ -101,6 +105,7 @@ class _Packets:
         if context.codec.intra_only:
             self._shows = _shows_one
         self._is_timed = container.format.name in _TIMED_CONTAINERS
+        self._is_counted = container.format.name in _COUNTED
         self.num_hidden = 0
         self._shown: list[Picture] = []
         self._all: list[tuple[int | None, bool]] = []
@@ -120,15 +125,10 @@ class _Packets:
         if not self._certain or packet.is_discard:
             return
         shows = self._shows(packet)
-        if shows is None or packet.pts is None:
+        if shows is None or packet.pts is None or (self._is_counted and packet.pts != packet.dts):
             self._certain = False
         elif shows:
             self._shown.append(Picture(packet.pts, packet.duration or 0, packet.is_keyframe))
-
-    @property
-    def first_pts(self) -> int | None:
-        """Return the time of the first packet."""
-        return self._all[0][0] if self._all else None
 
     def pictures(self) -> list[Picture] | None:
         """Return the pictures as they are shown, None if only a decoder can tell."""
@@ -211,39 +211,58 @@ _SHOWS: dict[str, Callable[[Packet], bool | None]] = {
 
 def _decoded_pictures(path: Path, stream_index: int) -> tuple[list[Picture], bool]:
     """Decode a stream and return its pictures, and whether they have to be counted."""
-    pictures: list[Picture] = []
-    stamps: list[tuple[int | None, int | None]] = []
+    stamps: list[_Stamp] = []
+    packets: list[tuple[int | None, int | None]] = []
     with open_container(path) as container:
         stream = container.streams[stream_index]
         context = limited_decoder(stream)
         for packet in read_packets(container, stream):
-            for frame in decode(context, packet)[0]:
-                stamps.append((frame.pts, frame.dts))
-                pictures.append(Picture(0, frame.duration or 0, frame.key_frame))
-    times = _times(path, stamps)
-    by_count = [pts for pts, _ in stamps] != times
-    return [picture._replace(pts=pts) for picture, pts in zip(pictures, times, strict=True)], by_count
+            if packet is not None:
+                packets.append((packet.pts, packet.dts))
+            frames, _ = decode(context, packet)
+            stamps += [_Stamp(frame.pts, frame.dts, frame.duration or 0, frame.key_frame) for frame in frames]
+        times = _times(path, stamps, packets, container.format.name)
+    by_count = [stamp.pts for stamp in stamps] != times
+    return [Picture(time, stamp.length, stamp.key) for time, stamp in zip(times, stamps, strict=True)], by_count
 
 
-def _times(path: Path, stamps: list[tuple[int | None, int | None]]) -> list[int]:
-    """Return ascending times of decoded pictures from their time stamps (presentation, decoding)."""
-    times = [pts if pts is not None else dts for pts, dts in stamps]
-    if any(time is None for time in times):
+class _Stamp(NamedTuple):
+    """Hold what a decoder says about a frame."""
+
+    pts: int | None
+    dts: int | None
+    length: int
+    key: bool
+
+
+def _times(path: Path, stamps: list[_Stamp], packets: list[tuple[int | None, int | None]], container: str) -> list[int]:
+    """Return ascending times of decoded pictures."""
+    found = [stamp.pts if stamp.pts is not None else stamp.dts for stamp in stamps]
+    if container in _SPARSELY_TIMED and (times := _regular_times(found, [stamp.length for stamp in stamps])):
+        return times
+    delay = 0
+    if container in _COUNTED and packets and None not in packets[0]:
+        delay = packets[0][0] - packets[0][1]
+        in_order = [dts for _, dts in packets]
+        if len(in_order) == len(stamps) and None not in in_order:
+            found, delay = in_order, 0
+    if None in found:
         raise VideoReadError(f"{shown_name(path)}: a frame has no presentation time; convert the file to mp4 first")
     # Guessed stamps are often swapped between neighbours, but what comes out of a decoder is in order.
-    ordered = sorted(times)
-    if len(set(ordered)) == len(ordered):
-        return ordered
-    by_decoding = [dts for _, dts in stamps]
-    known = np.array([dts for dts in by_decoding if dts is not None], dtype=np.int64)
-    if len(known) > 1 and (np.diff(known) > 0).all() and None not in by_decoding[: len(known)]:
-        return known.tolist() + _continued(known, len(stamps) - len(known))
-    raise VideoReadError(
-        f"{shown_name(path)}: two frames have the same presentation time; convert the file to mp4 first"
-    )
+    ordered = sorted(time - delay for time in found)
+    if len(set(ordered)) < len(ordered):
+        raise VideoReadError(
+            f"{shown_name(path)}: two frames have the same presentation time; convert the file to mp4 first"
+        )
+    return ordered
 
 
-def _continued(times: NDArray[np.int64], num_more: int) -> list[int]:
-    """Return further times in the usual distance."""
-    step = int(np.median(np.diff(times)))
-    return [int(times[-1]) + step * (i + 1) for i in range(num_more)]
+def _regular_times(found: list[int | None], lengths: list[int]) -> list[int] | None:
+    """Return times at which frames follow each other without a gap, None if those that were found do not fit."""
+    if len(found) < 2 or min(lengths[:-1]) <= 0:  # the last may have none
+        return None
+    first = found[0] or 0
+    times = [first + length for length in accumulate(lengths[:-1], initial=0)]
+    slack = _GUESSED_FRAMES * max(lengths)
+    fits = all(time is None or abs(time - regular) <= slack for time, regular in zip(found, times, strict=True))
+    return times if fits else None

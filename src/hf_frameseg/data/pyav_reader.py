@@ -38,6 +38,9 @@ _START_ANYWHERE = {"mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1", "wmv1", 
 _START_ANYWHERE |= {"msmpeg4v1", "msmpeg4v2", "msmpeg4v3"}
 """Codecs whose decoders predict from grey where they have seen no key frame; the others then give nothing."""
 
+_UNFLAGGED = {"hevc", "vp8", "vp9", "av1", "ffv1"}
+"""Codecs whose decoders log an error and patch the picture up without a flag. (That of H.264 flags, and logs more.)"""
+
 
 class DamagedPicture(NamedTuple):
     """Hold a picture that is known to be damaged, or to stand for one that is lost.
@@ -156,8 +159,10 @@ class _Decoding:
         self._container = container
         self._stream = container.streams[index.stream_index]
         self._context = limited_decoder(self._stream)
+        # An edit list may hide the key frame, so ask its packet; after a seek, which may lie, the frame is asked.
         self._needs_key = self._context.codec.canonical_name in _START_ANYWHERE
         self._wanted = frozenset(wanted)
+        self._is_flagged = self._context.codec.canonical_name not in _UNFLAGGED
         self._num_sent = 0
         self._sent: dict[int | None, int] = {}  # time stamp -> number of its packet in the order of decoding
         self._damage: list[int] = []  # numbers of damaged packets
@@ -218,14 +223,17 @@ class _Decoding:
         # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the
         # same temporal layer does.)
         can_skip = unsent and self._context.name == "h264"
+        num_errors = _num_errors()
         for packet in read_packets(self._container, self._stream):
             if packet is not None:
+                self._needs_key &= self._num_sent > 0 or not packet.is_keyframe
                 if can_skip:
                     self._context.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
                 unsent.discard(packet.pts)
                 self._sent[packet.pts] = self._num_sent = self._num_sent + 1
             frames, is_refused = decode(self._context, packet)
-            if is_refused:
+            num_errors, num_errors_before = _num_errors(), num_errors
+            if is_refused or (num_errors > num_errors_before and not self._is_flagged):
                 self._damage.append(self._num_sent)
             yield from frames
             if packet is not None and self._wanted and not unsent:
@@ -241,6 +249,15 @@ class _Decoding:
         keys = [key for key, pts in self._keys if key <= number and (None in (pts, frame.pts) or pts <= frame.pts)]
         is_damaged = any(max(keys, default=0) < damage < number for damage in self._damage)
         return _Shown(frame, frame.is_corrupt or is_damaged or (self._needs_key and not keys))
+
+
+def _num_errors() -> int:
+    """Count the errors that FFmpeg has logged in this process."""
+    import av.logging
+
+    if av.logging.get_level() is None:
+        av.logging.set_level(av.logging.PANIC)  # PyAV (18) counts errors at any level but none, and shows none at this
+    return av.logging.get_last_error()[0]
 
 
 class _ToRgb:

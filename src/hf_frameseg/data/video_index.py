@@ -107,7 +107,7 @@ def index_video(path: str | Path) -> VideoIndex:
             listed = list_pictures(path, container, stream)
             name, stream_index, time_base = container.format.name, stream.index, stream.time_base
             pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-            own_start, file_start = stream.start_time, container.start_time
+            file_start = container.start_time
         orientation = _first_orientation(path, stream_index)
     except VideoReadError:
         raise
@@ -115,7 +115,7 @@ def index_video(path: str | Path) -> VideoIndex:
         raise VideoReadError(failure_line(path, "opened", error)) from error
     if not listed.pictures or not time_base:
         raise VideoReadError(f"{shown_name(path)}: the video stream holds no frame; replace the file")
-    start = _start(listed, time_base, own_start, file_start)
+    start = _start(listed, time_base, file_start)
     return VideoIndex(
         path=path,
         container=name,
@@ -165,13 +165,12 @@ def _first_orientation(path: Path, stream_index: int) -> Orientation:
     return UPRIGHT
 
 
-def _start(listed: PictureList, time_base: Fraction, own_start: int | None, file_start: int | None) -> Fraction:
-    """Return when the first frame is shown, in seconds from the start of the earliest stream."""
-    first = listed.pictures[0].pts
-    if own_start is not None and listed.first_pts is not None:
-        first -= max(listed.first_pts - own_start, 0)  # the decoder's delay, in files without presentation times (AVI)
-    # In microseconds, rounded; it leaves out subtitles and data that start long before.
-    seconds = first * time_base - (first * time_base if file_start is None else file_start * _MICROSECOND)
+def _start(listed: PictureList, time_base: Fraction, file_start: int | None) -> Fraction:
+    """Return when the first frame is shown, in seconds from the start of the earliest stream (in microseconds)."""
+    if file_start is None:
+        return Fraction(0)
+    # FFmpeg has rounded it, and leaves out subtitles and data that start long before.
+    seconds = listed.pictures[0].pts * time_base - file_start * _MICROSECOND
     return seconds if seconds > 2 * _MICROSECOND else Fraction(0)
 
 
