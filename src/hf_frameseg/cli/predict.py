@@ -66,7 +66,7 @@ def _predict(options: argparse.Namespace) -> None:
     if pictures:
         from hf_frameseg._imports import require
 
-        require("matplotlib", extra="viz")  # as above
+        require("matplotlib", extra="viz")
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from hf_frameseg.config import TINY_MODEL
