@@ -18,6 +18,7 @@ LEVELS = {
     "_files": 0,
     "_text": 0,
     "moments": 1,
+    "records": 1,
     "labels": 2,
     "losses": 2,
     "models": 2,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_frameseg._text import printable
+
 _MAX_CHARACTERS = 60
 
 
@@ -22,5 +24,8 @@ def short(value: Any) -> str:
     """
     # Cut first: the text of a list of 100 MB takes seconds, and every entry shows one character at least.
     cut = value[:_MAX_CHARACTERS] if isinstance(value, (str, list, tuple)) else value
-    text = " ".join(repr(cut).split())
+    try:
+        text = " ".join(printable(repr(cut)).split())
+    except RecursionError:
+        text = f"a {type(value).__name__} in many others"
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
