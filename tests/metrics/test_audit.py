@@ -172,7 +172,11 @@ def test_an_overlap_of_exactly_seven_tenths_is_a_hit() -> None:
         ([{**row(7, [[2, 6]]), "duration": 150_000_000}], {}, "qid 7: expected duration .* up to 86400"),
         ([{**row(7, [[2, 6]]), "saliency_scores": "4"}], {}, "qid 7: the ground truth has relevant_clip_ids"),
         ([{**row(7, [[2, 6]]), "relevant_clip_ids": [1]}], {}, "qid 7: the ground truth has relevant_clip_ids"),
-        ([row(1, [[2, 6]]), without_ratings(row(7, [[2, 6]]))], {}, "qid 7: a row lacks 'relevant_clip_ids'"),
+        (
+            [row(1, [[2, 6]]), without_ratings(row(7, [[2, 6]]))],
+            {},
+            "qid 7: expected ratings as in other annotations, got none",
+        ),
         ([row(1, [[2, 6]])], {"num_frames": [0]}, "num_frames to be a whole number"),
         ([row(1, [[2, 6]])], {"num_frames": [MAX_FRAMES + 1]}, "up to 10000 frames"),
         ([row(1, [[2, 6]])], {"num_frames": []}, "at least one number of frames"),

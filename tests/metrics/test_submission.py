@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 
 from hf_frameseg.metrics import (
+    IOU_THRESHOLDS,
+    bootstrap_intervals,
     count_queries,
     evaluate_per_query,
     evaluate_submission,
     headline,
     mean_iou,
+    paired_outcomes,
     query_table,
+    recall_at,
     summarize_per_query,
+    tasks_left_out,
 )
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "metric" / "crashes.json"
@@ -306,3 +311,79 @@ def test_ratings_that_a_rule_made_up_are_not_scored(source: str | None, hit: flo
     row = {"qid": 1, "pred_relevant_windows": [[0.0, 4.0, 0.9]], "pred_saliency_scores": [0.9, 0.7, 0.1, 0, 0]}
     scores = headline(evaluate_submission([row], [truth]))
     assert (scores["HIT@1"], scores["R1@0.7"]) == (hit, 100.0)
+
+
+# What a ground truth lacks
+
+MOMENTS_ONLY = [
+    {"qid": "s1", "duration": 30.96, "relevant_windows": [[24.3, 30.4]]},
+    {"qid": "s2", "duration": 30.96, "relevant_windows": [[0.0, 10.0]]},
+]
+PREDICTED = [
+    {"qid": "s1", "pred_relevant_windows": [[24.3, 30.4, 0.9]], "pred_saliency_scores": [0.5] * 15},
+    {"qid": "s2", "pred_relevant_windows": [[6.0, 10.0, 0.9]], "pred_saliency_scores": [0.5] * 15},
+]
+RATED = {"relevant_clip_ids": [1], "saliency_scores": [[4, 2, 4]]}
+
+
+@pytest.mark.parametrize("empty", [{}, {"relevant_clip_ids": [], "saliency_scores": []}, {"saliency_scores": None}])
+def test_moments_are_scored_without_ratings(empty: dict[str, Any]) -> None:
+    truth = [{**row, **empty} for row in MOMENTS_ONLY]
+    per_query = evaluate_per_query(PREDICTED, truth)
+    brief = summarize_per_query(per_query)["brief"]
+    assert (brief["MR-full-R1@0.5"], "HL-min-Fair-mAP" in brief) == (50.0, False)
+    assert tasks_left_out(PREDICTED, truth, per_query) == {"highlights": "nobody rated the clips of the ground truth"}
+
+
+def test_highlights_are_scored_on_the_queries_that_have_ratings() -> None:
+    truth = [MOMENTS_ONLY[0], {**MOMENTS_ONLY[1], **RATED}]
+    predicted = copy.deepcopy(PREDICTED)
+    predicted[1]["pred_saliency_scores"][1] = 0.9
+    per_query = evaluate_per_query(predicted, truth)
+    alone = evaluate_submission(predicted[1:], truth[1:])
+    result = summarize_per_query(per_query)
+    assert {name: result[name] for name in result if name.startswith("HL")} == {
+        name: alone[name] for name in alone if name.startswith("HL")
+    }
+    assert result["brief"]["HL-min-VeryGood-Hit1"] == 100.0
+    assert per_query["hl_argmax"].tolist() == [-1, 1]
+    assert count_queries(per_query)["rated"] == 1
+    assert query_table(per_query)["hl_ap_Good"].tolist() == pytest.approx([np.nan, 2 / 3], nan_ok=True)
+    assert bootstrap_intervals(per_query)["HL-min-VeryGood-Hit1"].estimate == 100.0
+    assert tasks_left_out(predicted, truth, per_query) == {
+        "highlights": "1 of 2 queries have no ratings; the others are scored"
+    }
+
+
+def test_highlights_are_scored_without_windows() -> None:
+    truth = [{"qid": row["qid"], "duration": row["duration"], **RATED} for row in MOMENTS_ONLY]
+    per_query = evaluate_per_query(PREDICTED, truth)
+    assert "mr_ap" not in per_query
+    assert summarize_per_query(per_query)["brief"]["HL-min-VeryGood-Hit1"] == 0.0
+    assert tasks_left_out(PREDICTED, truth, per_query) == {"moments": "the ground truth has no windows"}
+
+
+# R1 at other thresholds
+
+
+def test_recall_at_any_thresholds() -> None:
+    per_query = evaluate_per_query(PREDICTED, MOMENTS_ONLY)
+    assert recall_at(per_query, [0.7, 0.3, 0.4, 0.401, 0.3]) == {
+        "R1@0.3": 100.0,
+        "R1@0.4": 100.0,  # reached exactly
+        "R1@0.401": 50.0,
+        "R1@0.7": 50.0,
+    }
+    official = summarize_per_query(per_query)["full"]["MR-R1"]
+    assert {f"R1@{limit}": value for limit, value in official.items()} == recall_at(per_query, IOU_THRESHOLDS)
+    intervals = bootstrap_intervals(per_query, r1_thresholds=[0.3, 0.401])
+    assert (intervals["MR-full-R1@0.3"].low, intervals["MR-full-R1@0.401"].estimate) == (100.0, 50.0)
+    outcomes = paired_outcomes(per_query, per_query, r1_thresholds=[0.3])
+    assert outcomes["MR-full-R1@0.3"].tied == 100.0
+    assert recall_at({"qid": per_query["qid"]}, [0.3]) == {}
+
+
+@pytest.mark.parametrize("limit", [0, -0.1, 1.01, float("nan"), True, "0.3"])
+def test_a_threshold_that_nothing_reaches_is_refused(limit: Any) -> None:
+    with pytest.raises(ValueError, match="expected IoU thresholds above 0 and up to 1, got"):
+        recall_at({}, [limit])

@@ -68,7 +68,7 @@ def test_a_valid_submission_has_no_violation() -> None:
         ("pred_relevant_windows", [[2.0, 10**400, 0.9]], "bad-window", True),
         ("pred_relevant_windows", [5.0], "bad-window", True),
         ("pred_relevant_windows", [[5.0, 2.0, 0.9]], "inverted-window", True),
-        ("pred_relevant_windows", [[5.0, 5.0, 0.9]], "inverted-window", True),
+        ("pred_relevant_windows", [[5.0, 5.0, 0.9]], "empty-window", False),
         ("pred_relevant_windows", [[2, 5, 0.9]], "integer-window", False),
         ("pred_relevant_windows", [[2.0, 5.0, 0.9, 7.0]], "long-window", False),
         ("pred_relevant_windows", [[2.0, 12.5, 0.9]], "outside-video", False),

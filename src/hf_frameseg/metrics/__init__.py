@@ -33,7 +33,9 @@ from hf_frameseg.metrics.submission import (
     evaluate_submission,
     headline,
     mean_iou,
+    recall_at,
     summarize_per_query,
+    tasks_left_out,
 )
 from hf_frameseg.metrics.validation import Violation, validate_submission
 
@@ -63,7 +65,9 @@ __all__ = [
     "query_table",
     "read_ground_truth",
     "read_submission",
+    "recall_at",
     "summarize_per_query",
+    "tasks_left_out",
     "top_clip",
     "top_window_iou",
     "validate_submission",

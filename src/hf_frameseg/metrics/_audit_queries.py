@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.metrics._rows import annotated_ratings, annotated_windows, rows_by_qid
+from hf_frameseg.metrics._rows import annotated_ratings, annotated_windows, is_rated, rows_by_qid
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import MIN_RATINGS
 from hf_frameseg.moments import MAX_DURATION_SECONDS
@@ -47,7 +47,8 @@ def read_queries(annotations: Sequence[Mapping[str, Any]]) -> list[AuditQuery]:
     """Read annotations; either all of them have ratings or none has.
 
     Args:
-        annotations: QVHighlights rows; `saliency_scores` and `relevant_clip_ids` may be missing or empty in all.
+        annotations: QVHighlights rows; `saliency_scores` and `relevant_clip_ids` may be missing, empty or
+            made up (`saliency_source`) in all.
 
     Returns:
         One query per row, in their order.
@@ -60,13 +61,8 @@ def read_queries(annotations: Sequence[Mapping[str, Any]]) -> list[AuditQuery]:
     for qid, rows in rows_by_qid(annotations, "annotation").items():
         if len(rows) > 1:
             raise ValueError(f"qid {qid}: {len(rows)} annotations have this qid; give every query its own")
-    has_ratings = any(not _is_empty(row.get("saliency_scores")) for row in annotations)
+    has_ratings = any(is_rated(row) for row in annotations)
     return [_read(row, has_ratings) for row in annotations]
-
-
-def _is_empty(value: Any) -> bool:
-    """Tell a missing or empty list from ratings, sound or not."""
-    return value is None or (isinstance(value, (list, tuple, np.ndarray)) and len(value) == 0)
 
 
 def _read(row: Mapping[str, Any], has_ratings: bool) -> AuditQuery:
@@ -80,6 +76,11 @@ def _read(row: Mapping[str, Any], has_ratings: bool) -> AuditQuery:
         )
     if not has_ratings:
         return AuditQuery(row, windows, float(duration_seconds))
+    if not is_rated(row):
+        raise ValueError(
+            f"qid {row['qid']}: expected ratings as in other annotations, got none; leave them out of all "
+            "rows, or leave this row out"
+        )
     ratings = annotated_ratings(row)
     mean_rating = ratings.mean(axis=1)
     votes = _VOTE * (ratings >= MIN_RATINGS["VeryGood"]).sum(axis=1) + mean_rating

@@ -49,9 +49,29 @@ def shared_qids(
     return shared
 
 
-def has_ratings(annotated: Mapping[Hashable, Sequence[Row]]) -> bool:
-    """Tell whether people rated the clips, or a rule made the ratings up (`saliency_source` of other data sets)."""
-    return all(row.get("saliency_source") in (None, "annotators") for rows in annotated.values() for row in rows)
+def is_rated(row: Row) -> bool:
+    """Tell whether people rated the clips of a query; a rule may have made ratings up (`saliency_source`)."""
+    if row.get("saliency_source") not in (None, "annotators"):
+        return False
+    return not (_is_empty(row.get("relevant_clip_ids")) and _is_empty(row.get("saliency_scores")))
+
+
+def rated(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    """Mark the queries to score highlights on; empty lists among ratings count as ratings, that is, as a mistake."""
+    mask = np.array([is_rated(row) for row in rows])
+    if mask.any():
+        mask |= [row.get("saliency_source") is None and row.get("relevant_clip_ids") is not None for row in rows]
+    return mask
+
+
+def has_windows(row: Row) -> bool:
+    """Tell whether a query has windows; some data sets have highlights only."""
+    return not _is_empty(row.get("relevant_windows"))
+
+
+def _is_empty(value: Any) -> bool:
+    """Tell a missing or empty list from labels, sound or not."""
+    return value is None or (isinstance(value, (list, tuple, np.ndarray)) and len(value) == 0)
 
 
 def predicted_windows(row: Row) -> NDArray[np.float64]:

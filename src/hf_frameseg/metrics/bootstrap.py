@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from hf_frameseg.metrics.highlight import MIN_RATINGS
 from hf_frameseg.metrics.retrieval import IOU_THRESHOLDS, LENGTH_RANGES_SECONDS
+from hf_frameseg.metrics.submission import check_thresholds
+
+MAX_RESAMPLES = 100_000
+"""Resamples that are drawn at most; more change no digit that is shown."""
 
 _CHUNK_RESAMPLES = 250
 
@@ -49,15 +53,19 @@ class Outcomes:
     tied: float
 
 
-def query_scores(per_query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+def query_scores(
+    per_query: Mapping[str, NDArray[Any]], r1_thresholds: Sequence[float] = ()
+) -> dict[str, NDArray[np.float64]]:
     """Give each query's share in the official `brief` numbers and in mIoU.
 
     Args:
         per_query: What `evaluate_per_query` returned.
+        r1_thresholds: Further IoU thresholds of R1, such as 0.3.
 
     Returns:
         Official brief key -> percent per query, (Q,); the mean over the numbers that are not NaN is the official
-        score. NaN marks queries without a ground-truth window of that length. The last one is `mIoU`, which is ours.
+        score. NaN marks queries without a ground-truth window of that length, or without ratings. The last ones are
+        ours: `mIoU`, and R1 at further thresholds under keys like the official ones.
 
     Example:
         >>> scores = query_scores({"mr_ap": np.zeros((2, 10)), "r1_iou": np.array([0.6, 0.8])})
@@ -78,11 +86,20 @@ def query_scores(per_query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.
             scores[f"HL-min-{name}-Hit1"] = per_query[f"hl_hit_{name}"]
     if "r1_iou" in per_query:
         scores["mIoU"] = per_query["r1_iou"]
+        scores |= {
+            f"MR-full-R1@{limit:g}": (per_query["r1_iou"] >= limit).astype(np.float64)
+            for limit in check_thresholds(r1_thresholds)
+        }
     return {name: 100 * values for name, values in scores.items()}
 
 
 def bootstrap_intervals(
-    per_query: Mapping[str, NDArray[Any]], *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+    per_query: Mapping[str, NDArray[Any]],
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    r1_thresholds: Sequence[float] = (),
 ) -> dict[str, Interval]:
     """Estimate how far each official number would move with other queries.
 
@@ -91,6 +108,7 @@ def bootstrap_intervals(
         num_resamples: Resamples of the queries, with replacement.
         level: Share of the resamples inside the interval, in (0, 1).
         seed: Seed of the resampling; equal inputs and seed give equal intervals.
+        r1_thresholds: As in `query_scores`.
 
     Returns:
         Official brief key, or `mIoU` -> interval in percent; all NaN for a length range without any ground-truth
@@ -105,7 +123,7 @@ def bootstrap_intervals(
         >>> interval.estimate, interval.low < 50 < interval.high
         (50.0, True)
     """
-    return _intervals(query_scores(per_query), num_resamples, level, seed)
+    return _intervals(query_scores(per_query, r1_thresholds), num_resamples, level, seed)
 
 
 def paired_differences(
@@ -115,6 +133,7 @@ def paired_differences(
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    r1_thresholds: Sequence[float] = (),
 ) -> dict[str, Interval]:
     """Estimate the difference `second - first` of two submissions on the same queries.
 
@@ -127,6 +146,7 @@ def paired_differences(
         num_resamples: As in `bootstrap_intervals`.
         level: As in `bootstrap_intervals`.
         seed: As in `bootstrap_intervals`.
+        r1_thresholds: As in `bootstrap_intervals`.
 
     Returns:
         Official brief key, or `mIoU` -> interval of the difference in percent points, for the keys that both have.
@@ -140,15 +160,18 @@ def paired_differences(
         >>> paired_differences(first, second)["MR-full-mAP"].low
         100.0
     """
-    return _intervals(_differences(first, second), num_resamples, level, seed)
+    return _intervals(_differences(first, second, r1_thresholds), num_resamples, level, seed)
 
 
-def paired_outcomes(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> dict[str, Outcomes]:
+def paired_outcomes(
+    first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]], r1_thresholds: Sequence[float] = ()
+) -> dict[str, Outcomes]:
     """Count on how many queries the second submission scores higher, lower and the same.
 
     Args:
         first: As in `paired_differences`.
         second: As in `paired_differences`.
+        r1_thresholds: As in `paired_differences`.
 
     Returns:
         Official brief key, or `mIoU` -> difference and shares, for the keys that both have; NaN for a length range
@@ -165,7 +188,7 @@ def paired_outcomes(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDAr
         (100.0, Outcomes(difference=50.0, won=50.0, lost=0.0, tied=50.0))
     """
     result = {}
-    for name, values in _differences(first, second).items():
+    for name, values in _differences(first, second, r1_thresholds).items():
         values = values[~np.isnan(values)]
         parts = (values, 100 * (values > 0), 100 * (values < 0), 100 * (values == 0))
         result[name] = Outcomes(*(float(part.mean()) if len(values) else np.nan for part in parts))
@@ -173,7 +196,7 @@ def paired_outcomes(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDAr
 
 
 def _differences(
-    first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]
+    first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]], r1_thresholds: Sequence[float]
 ) -> dict[str, NDArray[np.float64]]:
     """Subtract the queries' scores, `second - first`, in the order of the first."""
     place = {qid: q for q, qid in enumerate(second["qid"].tolist())}
@@ -184,7 +207,7 @@ def _differences(
             f"{len(set(qids) & set(place))} in common; score both against the same ground truth"
         )
     order = np.array([place[qid] for qid in qids])
-    before, after = query_scores(first), query_scores(second)
+    before, after = query_scores(first, r1_thresholds), query_scores(second, r1_thresholds)
     return {name: after[name][order] - values for name, values in before.items() if name in after}
 
 
@@ -192,9 +215,10 @@ def _intervals(
     scores: Mapping[str, NDArray[np.float64]], num_resamples: int, level: float, seed: int
 ) -> dict[str, Interval]:
     """Resample the mean of every array with the same draws."""
-    if num_resamples < 2 or not 0 < level < 1:
+    if not 2 <= num_resamples <= MAX_RESAMPLES or not 0 < level < 1:
         raise ValueError(
-            f"expected num_resamples >= 2 and 0 < level < 1, got {num_resamples} and {level}; use 1000 and 0.95"
+            f"expected num_resamples from 2 to {MAX_RESAMPLES} and 0 < level < 1, got {num_resamples} and {level}; use "
+            "1000 and 0.95"
         )
     if not scores:
         return {}

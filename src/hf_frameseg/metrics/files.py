@@ -16,6 +16,7 @@ from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.validation import Violation
 from hf_frameseg.records import EXPECTED, Fault, Records, read_records, read_text_file, records_of_lines
 
+
 @dataclass(frozen=True)
 class ParsedSubmission:
     """Hold the rows of a JSON Lines file with their places.

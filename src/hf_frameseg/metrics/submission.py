@@ -14,8 +14,10 @@ reproduced to the last digit, oddities included; `docs/scoring.md` explains them
 | NaN or infinite saliency where it decides an AP | crash | ValueError naming the qid |
 | (n, 1) nested saliency shorter than the clips | crash | read as a flat list and padded, as the full-length one is |
 | a later row lacks a key the first row has | crash | ValueError naming the qid |
-| ground truth without labels, windows or clip ids | crash | ValueError naming the qid |
-| a labelled clip beyond int(duration / 2) | crash | ValueError naming the qid |
+| ground truth without ratings | crash | moments are scored, highlights are not (`tasks_left_out`) |
+| ground truth without windows | crash | highlights are scored, moments are not |
+| ground truth with neither; a row without windows, or with clip ids alone | crash | ValueError naming the qid |
+| a labelled clip beyond int(duration / 2), which is at least 1 | crash | ValueError naming the qid |
 | ratings and clip ids that do not fit together | crash | ValueError naming the qid |
 
 And these it accepts, so they are scored here with its very numbers (`validate_submission` lists them):
@@ -54,6 +56,13 @@ HEADLINE_COLUMNS: dict[str, str] = {
     "HIT@1": "HL-min-VeryGood-Hit1",
 }
 """Column of the papers' tables -> official key under `brief`."""
+
+
+_TASKS = {
+    "moments": ("mr_ap", "pred_relevant_windows", "the ground truth has no windows"),
+    "highlights": ("hl_argmax", "pred_saliency_scores", "nobody rated the clips of the ground truth"),
+}
+"""Task -> array that is there if it was scored, key of a submission that asks for it, what else may be lacking."""
 
 
 def evaluate_submission(
@@ -101,8 +110,9 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
         `r1_gt_index` (Q,), and `short_mr_ap`, `short_r1_iou`, the same for `middle` and `long`, NaN for queries
         without a ground-truth window of that length;
         for highlights `hl_argmax` (Q,), `hl_ap_Fair` (Q, 3) per annotator, `hl_hit_Fair` (Q,), the same for `Good`
-        and `VeryGood`. The arrays of a task that the first row lacks are absent, and those for highlights if a row of
-        the ground truth says that its ratings were made up (`saliency_source` is there and not "annotators").
+        and `VeryGood`, NaN (`hl_argmax` -1) for queries that nobody rated.
+        The arrays of a task are absent if the first row lacks its key, or if no query has what it needs: windows, or
+        ratings that people gave (`saliency_source` is not there or "annotators"). See `tasks_left_out`.
 
     Raises:
         ValueError: As in `evaluate_submission`.
@@ -119,11 +129,42 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
     qids = _rows.shared_qids(predicted, annotated, match_number)
     first_row = predicted[qids[0]][0]
     result: PerQuery = {"qid": _qid_array(qids)}
-    if "pred_relevant_windows" in first_row:
+    rated = _rows.rated([annotated[qid][-1] for qid in qids])
+    if "pred_relevant_windows" in first_row and (not rated.any() or _any_has_windows(qids, annotated)):
         result |= _retrieval_per_query(qids, predicted, annotated)
-    if "pred_saliency_scores" in first_row and _rows.has_ratings(annotated):
-        result |= _highlight_per_query(qids, predicted, annotated)
+    if "pred_saliency_scores" in first_row and rated.any():
+        result |= _highlight_per_query(qids, predicted, annotated, rated)
     return result
+
+
+def tasks_left_out(
+    submission: Sequence[Row], ground_truth: Sequence[Row], per_query: Mapping[str, NDArray[Any]]
+) -> dict[str, str]:
+    """Say which task was not scored, or not for every query, and why.
+
+    Args:
+        submission: What was scored.
+        ground_truth: What it was scored against.
+        per_query: What `evaluate_per_query` returned for them.
+
+    Returns:
+        "moments" or "highlights" -> the reason; nothing for what was scored in full.
+
+    Example:
+        >>> truth = [{"qid": 1, "relevant_windows": [[0, 4]]}]
+        >>> rows = [{"qid": 1, "pred_relevant_windows": [[0.0, 4.0, 0.9]], "pred_saliency_scores": [0.5]}]
+        >>> tasks_left_out(rows, truth, evaluate_per_query(rows, truth))
+        {'highlights': 'nobody rated the clips of the ground truth'}
+    """
+    reasons = {}
+    first = next((row for row in submission if row["qid"] == per_query["qid"][0]), {})
+    for task, (array, key, lacking) in _TASKS.items():
+        if array not in per_query:
+            reasons[task] = lacking if key in first else f"the first row has no {key}"
+    if "hl_argmax" in per_query and (unrated := int((per_query["hl_argmax"] < 0).sum())):
+        total = len(per_query["qid"])
+        reasons["highlights"] = f"{unrated} of {total} queries have no ratings; the others are scored"
+    return reasons
 
 
 def summarize_per_query(per_query: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -170,6 +211,48 @@ def headline(result: Mapping[str, Any]) -> dict[str, float | None]:
     return {column: result["brief"].get(key) for column, key in HEADLINE_COLUMNS.items()}
 
 
+def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Refuse what is no IoU to reach.
+
+    Args:
+        thresholds: IoU thresholds of R1.
+
+    Returns:
+        Each once, in rising order.
+
+    Raises:
+        ValueError: If one is no number above 0 and up to 1.
+    """
+    for limit in thresholds:
+        is_number = isinstance(limit, (int, float, np.integer, np.floating)) and not isinstance(limit, bool)
+        if not is_number or not 0 < limit <= 1:
+            raise ValueError(f"expected IoU thresholds above 0 and up to 1, got {limit!r:.80}; write 0.3, for example")
+    return tuple(sorted({float(limit) for limit in thresholds}))
+
+
+def recall_at(per_query: Mapping[str, NDArray[Any]], thresholds: Sequence[float]) -> dict[str, float]:
+    """Give R1 at any IoU thresholds: R1@0.3 is what Charades-STA, TACoS and Ego4D-NLQ are also compared by.
+
+    Args:
+        per_query: What `evaluate_per_query` returned.
+        thresholds: IoU thresholds, above 0 and up to 1; reaching one exactly counts.
+
+    Returns:
+        `R1@0.3` -> percent of the queries, rounded as the official numbers are; nothing if moments were not scored.
+
+    Raises:
+        ValueError: If a threshold is out of range.
+
+    Example:
+        >>> recall_at({"r1_iou": np.array([0.3, 0.8])}, [0.3, 0.5])
+        {'R1@0.3': 100.0, 'R1@0.5': 50.0}
+    """
+    limits = check_thresholds(thresholds)
+    if "r1_iou" not in per_query:
+        return {}
+    return {f"R1@{limit:g}": _percent((per_query["r1_iou"] >= limit).mean()) for limit in limits}
+
+
 def mean_iou(per_query: Mapping[str, NDArray[Any]]) -> float | None:
     """Average the IoU of the first listed windows: mIoU, which the official dictionary does not hold.
 
@@ -193,7 +276,7 @@ def count_queries(per_query: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         per_query: What `evaluate_per_query` returned.
 
     Returns:
-        `full` and, if moments were scored, `short`, `middle` and `long`.
+        `full`; if moments were scored, `short`, `middle` and `long`; `rated`, if only some queries have ratings.
 
     Example:
         >>> truth = [{"qid": 1, "relevant_windows": [[0, 4], [20, 40]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
@@ -203,7 +286,9 @@ def count_queries(per_query: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     """
     ranges = {name: per_query.get(f"{name}_r1_iou") for name in retrieval.LENGTH_RANGES_SECONDS}
     inside = {name: int((~np.isnan(iou)).sum()) for name, iou in ranges.items() if iou is not None}
-    return {"full": len(per_query["qid"]), **inside}
+    rated = int((per_query["hl_argmax"] >= 0).sum()) if "hl_argmax" in per_query else 0
+    partly = {"rated": rated} if 0 < rated < len(per_query["qid"]) else {}
+    return {"full": len(per_query["qid"]), **inside, **partly}
 
 
 def _qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:
@@ -256,12 +341,20 @@ def _join(group: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return group[0] if len(group) == 1 else np.concatenate(group)
 
 
-def _highlight_per_query(qids: Sequence[Hashable], predicted: Groups, annotated: Groups) -> PerQuery:
-    """Score highlights on the last row of each qid."""
-    scores = [_rows.predicted_saliency(predicted[qid][-1]) for qid in qids]
-    ratings = [_rows.annotated_ratings(annotated[qid][-1]) for qid in qids]
+def _any_has_windows(qids: Sequence[Hashable], annotated: Groups) -> bool:
+    """Tell whether there is a ground-truth window at all."""
+    return any(_rows.has_windows(row) for qid in qids for row in annotated[qid])
+
+
+def _highlight_per_query(
+    qids: Sequence[Hashable], predicted: Groups, annotated: Groups, rated: NDArray[np.bool_]
+) -> PerQuery:
+    """Score highlights on the last row of each qid; NaN where nobody rated the clips."""
+    asked = [qids[q] for q in np.flatnonzero(rated)]
+    scores = [_rows.predicted_saliency(predicted[qid][-1]) for qid in asked]
+    ratings = [_rows.annotated_ratings(annotated[qid][-1]) for qid in asked]
     minimum = np.array(list(highlight.MIN_RATINGS.values()))
-    for qid, values, clips in zip(qids, scores, ratings, strict=True):
+    for qid, values, clips in zip(asked, scores, ratings, strict=True):
         if not np.isfinite(values).all() and _decides(values[: len(clips)], clips, minimum):
             raise ValueError(
                 f"qid {qid}: pred_saliency_scores holds NaN or infinity at clip "
@@ -270,10 +363,20 @@ def _highlight_per_query(qids: Sequence[Hashable], predicted: Groups, annotated:
             )
     ap = highlight.highlight_average_precision(scores, ratings, minimum)
     hits = highlight.highlight_hits(scores, ratings, minimum)
-    result: PerQuery = {"hl_argmax": highlight.top_clip(scores)}
+    result: PerQuery = {"hl_argmax": _spread(highlight.top_clip(scores), rated, -1)}
     for m, name in enumerate(highlight.MIN_RATINGS):
-        result |= {f"hl_ap_{name}": np.ascontiguousarray(ap[:, m]), f"hl_hit_{name}": hits[:, m]}
+        result |= {
+            f"hl_ap_{name}": _spread(np.ascontiguousarray(ap[:, m]), rated, np.nan),
+            f"hl_hit_{name}": _spread(hits[:, m], rated, np.nan),
+        }
     return result
+
+
+def _spread(values: NDArray[Any], rated: NDArray[np.bool_], fill: float) -> NDArray[Any]:
+    """Put the values of the rated queries to their places among all."""
+    spread = np.full((len(rated), *values.shape[1:]), fill, dtype=values.dtype)
+    spread[rated] = values
+    return spread
 
 
 def _decides(values: NDArray[np.float64], clips: NDArray[np.float64], minimum: NDArray[np.int64]) -> bool:
@@ -322,11 +425,12 @@ def _retrieval_brief(moments: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _highlight_result(per_query: PerQuery) -> dict[str, Any]:
-    """Average highlights into the official nesting."""
+    """Average highlights of the rated queries into the official nesting."""
+    rated = per_query["hl_argmax"] >= 0
     return {
         f"HL-min-{name}": {
-            "HL-mAP": _percent(per_query[f"hl_ap_{name}"].mean()),
-            "HL-Hit1": _percent(per_query[f"hl_hit_{name}"].mean()),
+            "HL-mAP": _percent(per_query[f"hl_ap_{name}"][rated].mean()),
+            "HL-Hit1": _percent(per_query[f"hl_hit_{name}"][rated].mean()),
         }
         for name in highlight.MIN_RATINGS
     }

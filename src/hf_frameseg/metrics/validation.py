@@ -2,7 +2,7 @@
 
 Errors are what no evaluator can score, or what it would score as something else than you mean (a duplicate qid, an
 inverted window, NaN). Warnings are what the official evaluator accepts and what usually costs points (scores out of
-order, integer windows, windows past the end, too short a saliency list). `evaluate_submission` scores every
+order, integer or empty windows, windows past the end, too short a saliency list). `evaluate_submission` scores every
 submission without errors, given a sound ground truth.
 """
 
@@ -193,8 +193,10 @@ def _check_window(window: Any, index: int, duration_seconds: float | None) -> It
         yield "bad-window", f"expected three finite numbers, got {shown}", "write [start, end, score]", True
         return
     start, end = float(window[0]), float(window[1])
-    if start >= end:
+    if start > end:
         yield "inverted-window", f"expected start < end, got {shown}", "swap the ends or remove the window", True
+    if start == end:
+        yield "empty-window", f"expected start < end, got {shown}, which matches nothing", "remove the window", False
     if len(window) > 3:
         yield "long-window", f"expected three numbers, got {shown}", "write [start, end, score]", False
     if all(isinstance(value, (int, np.integer)) for value in window[:2]):
