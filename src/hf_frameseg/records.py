@@ -124,7 +124,7 @@ def read_text_file(source: str | Path | BinaryIO, expected: str = EXPECTED) -> T
         raise ValueError(f"{name} is empty; {expected}; write or copy it again")
     if text.startswith(_WIDE_BOMS):
         raise ValueError(f"{name} is UTF-16; {expected} in UTF-8; save it as UTF-8")
-    if b"\0" in text[:_SAMPLE_BYTES]:
+    if b"\0" in text[:_SAMPLE_BYTES].split(b"\n", 1)[0]:
         raise ValueError(f"{name} is binary (it starts with {text[:8]!r}); {expected}; name another file")
     # A carriage return alone ends a line too (old Macs); JSON has none inside of a text.
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

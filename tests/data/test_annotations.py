@@ -128,8 +128,8 @@ def test_a_lacking_field_is_named(file, annotation, write_annotations, name):
         (b'{"qid": 1', "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[1, 2]", "expected a JSON object .* got list"),
-        (b"null", "expected a JSON object .* got NoneType"),
+        (b"[1, 2]", "expected one JSON object per query, got list"),
+        (b"null", "expected one JSON object per query, got NoneType"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(file, annotation, line, message):
@@ -154,7 +154,7 @@ def test_an_empty_or_missing_file_is_named(file):
     with pytest.raises(FileNotFoundError, match=r"no annotation file at .*highlight_val_release\.jsonl"):
         read_annotations(file)
     file.write_text("\n")
-    with pytest.raises(AnnotationError, match=r"highlight_val_release\.jsonl: .* empty file"):
+    with pytest.raises(AnnotationError, match=r"^highlight_val_release\.jsonl: is empty; expected annotations"):
         read_annotations(file)
 
 
@@ -172,7 +172,7 @@ def test_a_thousand_damaged_lines_are_read_or_named(file, annotation):
             messages.append(str(error))
         else:
             num_read += 1
-            assert all(set(row) == FIELDS for row in rows)
+            assert all(set(row) - {"saliency_source"} == FIELDS for row in rows)
             assert all(0 <= start < end <= row["duration"] for row in rows for start, end in row["relevant_windows"])
     assert len(messages) > 500
     assert num_read > 50

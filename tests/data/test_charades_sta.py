@@ -111,7 +111,7 @@ def test_files_without_queries_are_refused(file: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no annotation file at"):
         read_charades_sta(file, LENGTHS)
     file.write_text("\n\n")
-    with pytest.raises(AnnotationError, match="charades_sta_test.txt: expected at least one query"):
+    with pytest.raises(AnnotationError, match="charades_sta_test.txt: is empty"):
         read_charades_sta(file, LENGTHS)
     file.write_text("AB1CD 40 50##outside.\n")
     with pytest.raises(AnnotationError, match="no window lies inside its video"):
@@ -133,7 +133,7 @@ def test_lengths_come_from_the_csv_of_charades(tmp_path: Path, file: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ":1: expected the columns id and length, got None"),
+        ("", ": is empty; expected annotations"),
         ("id,subject\nAB1CD,S01\n", r":1: expected the columns id and length, got \['id', 'subject'\]"),
         ("id,length\nAB1CD,30\nX9YZ0,long\n", ":3: could not convert string to float: 'long'"),
         ("id,length\nAB1CD\n", ":2: video AB1CD has no length"),

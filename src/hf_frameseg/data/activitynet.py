@@ -11,8 +11,6 @@ Every sentence is a query with one window. There are no public test annotations;
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,85 +19,23 @@ import datasets
 
 from hf_frameseg.data.annotations import AnnotationError
 from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
-from hf_frameseg.data.moment_rows import MomentEntry, split_file, splits_there, to_rows
+from hf_frameseg.data.moment_rows import split_file, splits_there
+from hf_frameseg.data.official_files import activitynet_entries, read_activitynet
 from hf_frameseg.data.preparation import FrameDatasetConfig
 from hf_frameseg.data.video import DEFAULT_NUM_FRAMES
 
+__all__ = [
+    "ACTIVITYNET_FILES",
+    "ActivityNet",
+    "ActivityNetConfig",
+    "AnnotationError",
+    "activitynet_entries",
+    "load_activitynet",
+    "read_activitynet",
+]
+
 ACTIVITYNET_FILES = {"train": "train.json", "val": "val_1.json", "test": "val_2.json"}
 """Annotation file of each split."""
-
-_FIELDS = ("duration", "timestamps", "sentences")
-
-
-def read_activitynet(path: str | Path, on_bad_window: str = "repair") -> list[dict[str, Any]]:
-    """Read an annotation file of ActivityNet Captions and check every sentence.
-
-    Args:
-        path: A JSON file of one object with a `duration` in seconds, `timestamps` and as many `sentences` per video.
-        on_bad_window: "repair" swaps a start after its end and cuts a window at the video's end (a few of the real
-            windows need it), "raise" refuses them; see `data/moment_rows.py`.
-
-    Returns:
-        One dict per sentence with the seven fields of `read_annotations` and `saliency_source`, which is "window": the
-        ratings are made up. `qid` numbers the sentences of the file from 0.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If the file is no JSON (the message starts with `file:line`) or an entry is wrong (it starts
-            with file, video and number of the sentence from 0).
-    """
-    return to_rows(activitynet_entries(path), path, on_bad_window=on_bad_window)
-
-
-def activitynet_entries(path: str | Path) -> list[MomentEntry]:
-    """Read the sentences of an annotation file, without checking their windows.
-
-    Args:
-        path: As in `read_activitynet`.
-
-    Returns:
-        One entry per sentence.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If the file does not have the format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}; check the path")
-    entries: list[MomentEntry] = []
-    for vid, video in _load(path).items():
-        where = f"{path.name}:{vid}"
-        if not isinstance(video, Mapping) or any(name not in video for name in _FIELDS):
-            raise AnnotationError(f"{where}: expected an object with {', '.join(_FIELDS)}, got {video!r:.80}")
-        windows, sentences = video["timestamps"], video["sentences"]
-        if not isinstance(windows, list) or not isinstance(sentences, list) or len(windows) != len(sentences):
-            raise AnnotationError(f"{where}: expected lists of as many timestamps as sentences")
-        for index, (window, sentence) in enumerate(zip(windows, sentences, strict=True)):
-            place = f"{where}:{index}"
-            entries.append(MomentEntry(place, vid, sentence, [window], video["duration"], qid=len(entries)))
-    return entries
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Return the file's object."""
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_repetition)
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path.name}:{error.lineno}: not JSON ({error.msg}); download it again") from None
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path.name}: not JSON ({str(error)[:120]}); download it again") from None
-    if not isinstance(data, dict):
-        raise AnnotationError(f"{path.name}: expected an object of videos, got {type(data).__name__}")
-    return data
-
-
-def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object, refusing a key that would hide another."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a video or a field is there twice")
-    return made
 
 
 @dataclass

@@ -9,14 +9,16 @@ The public test labels come as `highlight_test_with_gt.jsonl`, which is preferre
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.video_index import MAX_DURATION_SECONDS
-from hf_frameseg.moments import moments_from_windows, num_clips
+from hf_frameseg.moments import CLIP_SECONDS, moments_from_windows, num_clips
+from hf_frameseg.records import TextFile, read_records, read_text_file
 
 ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
     "train": ("highlight_train_release.jsonl",),
@@ -27,6 +29,13 @@ ANNOTATION_FILES: dict[str, tuple[str, ...]] = {
 
 QUERY_FIELDS = ("qid", "query", "duration", "vid")
 LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
+RATING_FIELDS = LABEL_FIELDS[1:]
+
+ANNOTATED_SALIENCY = "annotators"
+"""`saliency_source` of rows with ratings made by people."""
+
+WINDOW_SALIENCY = "window"
+"""`saliency_source` of rows whose ratings the rule `window` made up."""
 
 MIN_DURATION_SECONDS = 0.001
 MAX_QID_CHARACTERS = 200
@@ -43,29 +52,32 @@ def read_annotations(path: str | Path, require_labels: bool = True) -> list[dict
     """Read a QVHighlights annotation file and check every line.
 
     Args:
-        path: A JSON-lines file with the official fields: `qid`, `query`, `duration` (seconds), `vid`, and the labels
-            `relevant_windows` (`[[start, end], ...]` in seconds), `relevant_clip_ids` (2-second clips) and
-            `saliency_scores` (three annotators, 0 to 4, for each relevant clip).
+        path: A file of JSON objects (lines or one list, plain or gzip) with the official fields: `qid`, `query`,
+            `duration` (seconds), `vid`, and the labels `relevant_windows` (`[[start, end], ...]` in seconds),
+            `relevant_clip_ids` (2-second clips) and `saliency_scores` (three annotators, 0 to 4, for each relevant
+            clip). The last two may be missing, as in the files of other data sets: the clips in the windows are then
+            rated 4, and `saliency_source` says "window".
         require_labels: Whether a line without labels is an error; if not, its labels are empty lists.
 
     Returns:
-        One dict per line, in file order, with exactly the seven official fields.
+        One dict per line, in file order, with exactly the seven official fields, and `saliency_source` where the
+        ratings are made up.
 
     Raises:
         FileNotFoundError: If there is no such file.
         AnnotationError: If the file is empty or a line is wrong; the message starts with `file:line`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}; check the path")
+    return annotation_rows(open_annotations(path), require_labels)
+
+
+def annotation_rows(file: TextFile, require_labels: bool) -> list[dict[str, Any]]:
+    """Do the work of `read_annotations` on a file that is read already."""
     rows: list[dict[str, Any]] = []
     seen: dict[int | str, int] = {}
     durations: dict[str, float] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, raw in annotation_records(file):
         try:
-            row = _parse_line(line, require_labels)
+            row = _checked_row(raw, require_labels)
             check_qid(row["qid"], next(iter(seen), None))
             if row["qid"] in seen:
                 raise ValueError(f"qid {row['qid']} is also on line {seen[row['qid']]}; every query needs its own qid")
@@ -75,12 +87,63 @@ def read_annotations(path: str | Path, require_labels: bool = True) -> list[dict
                     "line; correct one of them"
                 )
         except ValueError as error:
-            raise AnnotationError(f"{path.name}:{number}: {error}") from None
+            raise AnnotationError(printable(f"{file.short_name}:{number}: {error}")) from None
         seen[row["qid"]] = number
         rows.append(row)
-    if not rows:
-        raise AnnotationError(f"{path.name}: expected one JSON object per line, got an empty file; download it again")
     return rows
+
+
+def open_annotations(path: str | Path) -> TextFile:
+    """Read the text of an annotation file, of whatever form.
+
+    Args:
+        path: The file, plain or gzip.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AnnotationError: If it is empty, damaged, too large, or no file of text.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"no annotation file at {printable(path)}; check the path")
+    try:
+        return read_text_file(path, "expected annotations")
+    except ValueError as error:
+        raise _named(path, error) from None
+
+
+def _named(path: str | Path, error: ValueError) -> AnnotationError:
+    """Return an error of the whole file that starts with its short name, as those of its lines do."""
+    return AnnotationError(f"{printable(Path(path).name)}: {str(error).removeprefix(printable(path)).lstrip()}")
+
+
+def annotation_records(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON objects of an annotation file with their lines.
+
+    Args:
+        file: The file: JSON lines, one list, or objects over several lines.
+
+    Yields:
+        Line, counted from 1, and object.
+
+    Raises:
+        AnnotationError: If something in it is no object, or there is none; the message starts with `file:line`.
+    """
+    try:
+        records = read_records(file)
+    except ValueError as error:
+        raise _named(file.name, error) from None
+    for fault in records.faults:
+        where = f"{file.short_name}:{fault.line}"
+        if fault.is_json:
+            kind = type(fault.value).__name__
+            raise AnnotationError(f"{where}: expected one JSON object per query, got {kind}")
+        raise AnnotationError(f"{where}: not JSON ({fault.reason}); expected one object per line")
+    if not records.rows:
+        raise AnnotationError(f"{file.short_name}: expected at least one query, got none; download it again")
+    yield from zip(records.line_numbers, records.rows, strict=True)
 
 
 def find_annotations(data_dir: str | Path, split: str) -> Path:
@@ -103,9 +166,47 @@ def find_annotations(data_dir: str | Path, split: str) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such data folder: {folder}; pass the folder that holds the annotation files")
     for name in ANNOTATION_FILES[split]:
-        if (folder / name).is_file():
-            return folder / name
+        if found := find_file(folder, name):
+            return found
     raise FileNotFoundError(f"no annotations for {split} in {folder}; expected {' or '.join(ANNOTATION_FILES[split])}")
+
+
+def window_clips(windows: Sequence[Sequence[float]], duration_seconds: float) -> list[int]:
+    """List the clips that the rule `window` calls relevant.
+
+    Args:
+        windows: `[[start, end], ...]` in seconds, inside the video.
+        duration_seconds: Length of the video; only complete 2-second clips count, and at least one.
+
+    Returns:
+        Clip ids, ascending.
+
+    Example:
+        >>> window_clips([[2.5, 6.0], [7.2, 7.8]], duration_seconds=9.5)  # clip centres 1, 3, 5, 7 s
+        [1, 2, 3]
+    """
+    last = num_clips(duration_seconds) - 1
+    relevant: set[int] = set()
+    for start, end in windows:
+        # Clip c has its centre at (c + 0.5) * CLIP_SECONDS; half-open as everywhere.
+        first, stop = (math.ceil(side / CLIP_SECONDS - 0.5) for side in (start, end))
+        inside = range(first, min(stop, last + 1))
+        relevant.update(inside or [min(int((start + end) / 2 / CLIP_SECONDS), last)])
+    return sorted(relevant)
+
+
+def find_file(folder: str | Path, name: str) -> Path | None:
+    """Return a file of a folder by its name, or the same packed by gzip.
+
+    Args:
+        folder: The folder.
+        name: Name of the file, without `.gz`.
+
+    Returns:
+        Path of an existing file; None if there is none.
+    """
+    paths = (Path(folder) / name, Path(folder) / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def check_text(name: str, value: Any) -> None:
@@ -177,29 +278,42 @@ def check_duration(value: Any) -> None:
     Raises:
         ValueError: If it is no number, below a millisecond or above the limit of a video.
     """
-    if not _is_number(value) or not MIN_DURATION_SECONDS <= value <= MAX_DURATION_SECONDS:
+    if not is_number(value) or not MIN_DURATION_SECONDS <= value <= MAX_DURATION_SECONDS:
         raise ValueError(
             f"expected duration to be a number of seconds from {MIN_DURATION_SECONDS:g} to {MAX_DURATION_SECONDS:g}, "
             f"got {value!r:.80}"
         )
 
 
-def _parse_line(line: bytes, require_labels: bool) -> dict[str, Any]:
+def _checked_row(raw: Mapping[str, Any], require_labels: bool) -> dict[str, Any]:
     """Return one checked annotation."""
-    try:
-        raw = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({str(error)[:120]}); expected one object per line") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"expected a JSON object with qid, query, duration and vid, got {type(raw).__name__}")
+    raw = {name: value for name, value in raw.items() if value is not None or name not in LABEL_FIELDS}
     labelled = require_labels or any(name in raw for name in LABEL_FIELDS)
-    missing = [name for name in (*QUERY_FIELDS, *(LABEL_FIELDS if labelled else ())) if name not in raw]
+    # Moments without ratings are what other data sets have; half a set of ratings is a mistake.
+    rated = any(name in raw for name in RATING_FIELDS) or "relevant_windows" not in raw
+    needed = () if not labelled else LABEL_FIELDS if rated else LABEL_FIELDS[:1]
+    missing = [name for name in (*QUERY_FIELDS, *needed) if name not in raw]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}; every line needs all of them")
     _check_query(raw)
-    if labelled:
-        _check_labels(raw)
-    return {name: raw.get(name, []) for name in (*QUERY_FIELDS, *LABEL_FIELDS)}
+    query = {name: raw[name] for name in QUERY_FIELDS}
+    if not labelled:
+        return {**query, **{name: [] for name in LABEL_FIELDS}}
+    if not rated:
+        return {**query, **_made_up_labels(raw)}
+    _check_labels(raw)
+    return {**query, **{name: raw[name] for name in LABEL_FIELDS}}
+
+
+def _made_up_labels(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the labels of a query without ratings: clips in its windows are rated 4, by a rule and not by people."""
+    if not isinstance(raw["relevant_windows"], list):
+        raise ValueError(f"expected relevant_windows to be a list, got {raw['relevant_windows']!r:.80}")
+    moments_from_windows(raw["relevant_windows"], raw["duration"])
+    clip_ids = window_clips(raw["relevant_windows"], raw["duration"])
+    ratings = [[MAX_SALIENCY_SCORE] * NUM_ANNOTATORS for _ in clip_ids]
+    labels = zip(LABEL_FIELDS, (raw["relevant_windows"], clip_ids, ratings), strict=True)
+    return {**dict(labels), "saliency_source": WINDOW_SALIENCY}
 
 
 def _check_query(raw: Mapping[str, Any]) -> None:
@@ -212,16 +326,31 @@ def _check_query(raw: Mapping[str, Any]) -> None:
 
 def _check_labels(raw: Mapping[str, Any]) -> None:
     """Check windows, clip ids and saliency scores against the duration and each other."""
-    for name in LABEL_FIELDS:
-        if not isinstance(raw[name], list):
-            raise ValueError(f"expected {name} to be a list, got {raw[name]!r:.80}")
+    if not isinstance(raw["relevant_windows"], list):
+        raise ValueError(f"expected relevant_windows to be a list, got {raw['relevant_windows']!r:.80}")
     moments_from_windows(raw["relevant_windows"], raw["duration"])
-    clip_ids, scores = raw["relevant_clip_ids"], raw["saliency_scores"]
-    count = num_clips(raw["duration"])  # the scorer's: without an incomplete one at the end, and at least one
+    check_ratings(raw["relevant_clip_ids"], raw["saliency_scores"], raw["duration"])
+
+
+def check_ratings(clip_ids: Any, scores: Any, duration_seconds: float) -> None:
+    """Refuse what cannot be the ratings of a query in QVHighlights.
+
+    Args:
+        clip_ids: Ids of the rated 2-second clips.
+        scores: For each of them three ratings from 0 to 4.
+        duration_seconds: Length of the video.
+
+    Raises:
+        ValueError: If they do not fit the video, each other or the scale.
+    """
+    for name, value in (("relevant_clip_ids", clip_ids), ("saliency_scores", scores)):
+        if not isinstance(value, list):
+            raise ValueError(f"expected {name} to be a list, got {value!r:.80}")
+    count = num_clips(duration_seconds)  # the scorer's: without an incomplete one at the end, and at least one
     for clip_id in clip_ids:
         if type(clip_id) is not int or not 0 <= clip_id < count:
             raise ValueError(
-                f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {raw['duration']:g} s video; expected ids "
+                f"relevant clip id {clip_id!r:.80} is no 2-second clip of a {duration_seconds:g} s video; expected ids "
                 f"from 0 to {count - 1}"
             )
     if len(scores) != len(clip_ids):
@@ -233,7 +362,7 @@ def _check_labels(raw: Mapping[str, Any]) -> None:
             )
 
 
-def _are_ratings(entry: Sequence[Any] | Any) -> bool:
+def _are_ratings(entry: Any) -> bool:
     """Tell whether a value is one integer rating per annotator."""
     return (
         isinstance(entry, list)
@@ -242,8 +371,15 @@ def _are_ratings(entry: Sequence[Any] | Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a finite number (`true` is none, and Python's JSON reads NaN)."""
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number.
+
+    Args:
+        value: Anything; `True` is none, and Python's JSON reads NaN.
+
+    Returns:
+        Whether it is.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

@@ -23,7 +23,7 @@ Columns of a row (one row per query, in the order of the annotations):
 | `grid_phase` | float64 | the frame grid, see `FrameGrid` |
 | `relevant_windows` | list of `[start, end]` | seconds |
 | `relevant_clip_ids` | list of int64 | 2-second clips inside the windows |
-| `saliency_scores` | list of three int64 | annotators' ratings 0 to 4 of each relevant clip |
+| `saliency_scores` | list of three int64 | annotators' ratings 0 to 4 of each relevant clip (float64 if scaled) |
 | `saliency_source` | string | "annotators", or the name of the rule that made the ratings up |
 
 The label columns are empty lists where the annotations have no labels (QVHighlights' official test release).
@@ -113,6 +113,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         """Describe the columns."""
         raw = self.config.frame_format == "raw"
         integers, floats, text = datasets.Value("int64"), datasets.Value("float64"), datasets.Value("string")
+        ratings = floats if self.config.has_fractional_ratings() else integers
         features = {
             "qid": text if self.config.has_text_qids() else integers,
             "query": text,
@@ -127,7 +128,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             "grid_phase": floats,
             "relevant_windows": datasets.List(datasets.List(floats)),
             "relevant_clip_ids": datasets.List(integers),
-            "saliency_scores": datasets.List(datasets.List(integers)),
+            "saliency_scores": datasets.List(datasets.List(ratings)),
             "saliency_source": text,
         }
         return datasets.DatasetInfo(features=datasets.Features(features))

@@ -11,113 +11,36 @@ and sentence. There is no validation split.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from hf_frameseg.data.annotations import AnnotationError
+from hf_frameseg.data.annotations import AnnotationError, find_file
 from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
-from hf_frameseg.data.moment_rows import MomentEntry, last_window_ends, split_file, splits_there, to_rows
+from hf_frameseg.data.moment_rows import last_window_ends, split_file, splits_there, to_rows
+from hf_frameseg.data.official_files import charades_sta_entries, read_charades_lengths, read_charades_sta
 from hf_frameseg.data.preparation import FrameDatasetConfig
 from hf_frameseg.data.video import DEFAULT_NUM_FRAMES
+
+__all__ = [
+    "CHARADES_LENGTH_FILES",
+    "CHARADES_STA_FILES",
+    "AnnotationError",
+    "CharadesSTA",
+    "CharadesSTAConfig",
+    "charades_sta_entries",
+    "load_charades_sta",
+    "read_charades_lengths",
+    "read_charades_sta",
+]
 
 CHARADES_STA_FILES = {"train": "charades_sta_train.txt", "test": "charades_sta_test.txt"}
 """Annotation file of each split."""
 
 CHARADES_LENGTH_FILES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
 """File with the lengths of the videos of each split."""
-
-
-def read_charades_sta(
-    path: str | Path, durations_seconds: Mapping[str, float] | str | Path, on_bad_window: str = "repair"
-) -> list[dict[str, Any]]:
-    """Read an annotation file of Charades-STA and check every line.
-
-    Args:
-        path: A text file of lines `VID START END##SENTENCE`; what follows the first `##` is the sentence.
-        durations_seconds: vid -> length in seconds, or a csv of Charades, see `read_charades_lengths`.
-        on_bad_window: "repair" cuts a window at the video's end (in the real files some end later), "raise" refuses it;
-            see `data/moment_rows.py`.
-
-    Returns:
-        One dict per line with the seven fields of `read_annotations` and `saliency_source`, which is "window": the
-        ratings are made up. `qid` numbers the lines from 0.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If the file is empty or a line is wrong; the message starts with `file:line`.
-    """
-    path = Path(path)
-    if not isinstance(durations_seconds, Mapping):
-        durations_seconds = read_charades_lengths(durations_seconds)
-    return to_rows(charades_sta_entries(path), path, durations_seconds, on_bad_window)
-
-
-def charades_sta_entries(path: str | Path) -> list[MomentEntry]:
-    """Read the lines of an annotation file, without looking at durations.
-
-    Args:
-        path: As in `read_charades_sta`.
-
-    Returns:
-        One entry per line.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If a line does not have the format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}; check the path")
-    entries = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name}:{number}"
-        try:
-            head, _, sentence = line.decode("utf-8-sig").partition("##")
-            vid, start, end = head.split()
-            window = [float(start), float(end)]
-        except ValueError:
-            raise AnnotationError(f"{where}: expected VID START END##SENTENCE with seconds, got {line!r:.80}") from None
-        entries.append(MomentEntry(where, vid, sentence, [window], qid=len(entries)))
-    return entries
-
-
-def read_charades_lengths(path: str | Path) -> dict[str, float]:
-    """Read the lengths of the videos from a csv file of Charades.
-
-    Args:
-        path: `Charades_v1_train.csv` or `Charades_v1_test.csv`; of its columns `id` and `length` are used.
-
-    Returns:
-        vid -> seconds.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If a column is missing or a length is no number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file with video lengths at {path}; it is part of Charades.zip")
-    lengths: dict[str, float] = {}
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            if not {"id", "length"} <= set(reader.fieldnames or ()):
-                raise ValueError(f"expected the columns id and length, got {reader.fieldnames!r:.200}")
-            for row in reader:
-                if row["length"] is None:
-                    raise ValueError(f"video {row['id']} has no length")
-                lengths[row["id"]] = float(row["length"])
-        except (ValueError, csv.Error) as error:
-            line = max(reader.reader.line_num, 1)
-            raise AnnotationError(f"{path.name}:{line}: {error}; download it again") from None
-    return lengths
 
 
 @dataclass
@@ -138,8 +61,8 @@ class CharadesSTAConfig(FrameDatasetConfig):
         """Read the annotations of a split, with the lengths of Charades or, without their file, of the videos."""
         path = split_file(self.data_dir, CHARADES_STA_FILES, split)
         entries = charades_sta_entries(path)
-        lengths = path.with_name(CHARADES_LENGTH_FILES[split])
-        if lengths.is_file():
+        lengths = find_file(path.parent, CHARADES_LENGTH_FILES[split])
+        if lengths is not None:
             return to_rows(entries, path, read_charades_lengths(lengths), self.on_bad_window)
         ends = last_window_ends(entries)
         return to_rows(entries, path, {**ends, **self.file_durations(list(ends))}, self.on_bad_window)

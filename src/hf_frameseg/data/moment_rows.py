@@ -10,6 +10,8 @@ these rules:
   lies in a window is rated 4 by all three annotators (of a window without such a centre, the clip that holds its
   middle). `saliency_source` says where the ratings of a row come from; highlight scores mean something for `annotators`
   only.
+- **Other ratings.** A `RatingScale` says how clips were rated elsewhere (TVSum: 1 to 5 by twenty people, per second).
+  They are brought to 2-second clips from 0 to 4, to learn from; `saliency_source` is "scaled". Windows may be missing.
 - **Durations.** Where neither the file nor the data set states them, the videos are asked. Of a video that cannot be
   asked the end of its last window is taken: enough to name its queries in the report of what is missing.
 """
@@ -24,17 +26,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_frameseg.data.annotations import MAX_SALIENCY_SCORE, NUM_ANNOTATORS, AnnotationError, check_qid
-from hf_frameseg.data.video_index import MAX_DURATION_SECONDS
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_frameseg._text import printable
+from hf_frameseg.data.annotations import (
+    ANNOTATED_SALIENCY,
+    MAX_SALIENCY_SCORE,
+    NUM_ANNOTATORS,
+    WINDOW_SALIENCY,
+    AnnotationError,
+    check_duration,
+    check_qid,
+    check_ratings,
+    check_text,
+    find_file,
+    is_number,
+    window_clips,
+)
 from hf_frameseg.moments import CLIP_SECONDS, num_clips
 
 logger = logging.getLogger(__name__)
 
-ANNOTATED_SALIENCY = "annotators"
-"""`saliency_source` of rows with ratings made by people."""
+SCALED_SALIENCY = "scaled"
+"""`saliency_source` of rows whose ratings were made on another scale: to learn from, not to be scored as they are."""
 
-WINDOW_SALIENCY = "window"
-"""`saliency_source` of rows whose ratings the rule `window` made up."""
+_OTHER_SCALE = "of ratings on another scale, state rating_scale=(LOWEST, HIGHEST) and clip_seconds"
 
 ON_BAD_WINDOW = ("repair", "raise")
 """What to do about a window that is inverted, empty or not inside the video."""
@@ -48,11 +65,12 @@ class MomentEntry:
         where: File and place in it, for errors: `file:line`.
         vid: Name of the video.
         query: The sentence.
-        windows: `[[start, end], ...]` in seconds.
+        windows: `[[start, end], ...]` in seconds; empty for a query with highlights only.
         duration_seconds: Length of the video; None where the file does not say it.
         qid: Query id, a whole number or a text; None numbers the entries of the file from 0.
-        clip_ratings: For each 2-second clip of the video (an incomplete last one may be left out) a rating from 0 to 4,
-            or three; None where there are none.
+        clip_ratings: For each clip of the video (an incomplete last one may be left out) a rating, or one per rater;
+            None where there are none. Without a `RatingScale` clips have 2 seconds, and ratings go from 0 to 4.
+        rated_clips: In their place, ids of 2-second clips and as many ratings by three raters, as in QVHighlights.
     """
 
     where: str
@@ -62,6 +80,114 @@ class MomentEntry:
     duration_seconds: float | None = None
     qid: int | str | None = None
     clip_ratings: Sequence[Any] | None = None
+    rated_clips: tuple[Any, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RatingScale:
+    """Say how the clips of a data set were rated, where that is not how QVHighlights does it.
+
+    Args:
+        lowest: Rating of a clip that nobody would show, such as 1 for TVSum.
+        highest: The best rating, such as 5.
+        clip_seconds: Length of a clip.
+        num_raters: Raters of each clip; None takes what the file has, the same for all of its clips.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> tvsum = RatingScale(1, 5, clip_seconds=1, num_raters=20)
+    """
+
+    lowest: float
+    highest: float
+    clip_seconds: float = CLIP_SECONDS
+    num_raters: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not (is_number(self.lowest) and is_number(self.highest) and self.lowest < self.highest):
+            raise ValueError(
+                f"expected a rating scale from a lowest to a highest number, got {self.lowest!r:.40} and "
+                f"{self.highest!r:.40}; write (1, 5), for example"
+            )
+        if not is_number(self.clip_seconds) or not 0.1 <= self.clip_seconds <= 3600:
+            raise ValueError(f"expected clip_seconds from 0.1 to 3600, got {self.clip_seconds!r:.40}")
+        if self.num_raters is not None and (type(self.num_raters) is not int or self.num_raters < 1):
+            raise ValueError(f"expected num_raters to be a whole number of at least 1, got {self.num_raters!r:.40}")
+
+    @classmethod
+    def of(cls, bounds: Any, clip_seconds: float = CLIP_SECONDS, num_raters: int | None = None) -> RatingScale:
+        """Make a scale of a pair.
+
+        Args:
+            bounds: Lowest and highest rating.
+            clip_seconds: Length of a clip.
+            num_raters: Raters of each clip.
+
+        Returns:
+            The scale.
+
+        Raises:
+            ValueError: If it is no pair, or a number is out of range.
+        """
+        if not _is_list(bounds) or len(bounds) != 2:
+            raise ValueError(f"expected rating_scale=(LOWEST, HIGHEST), got {bounds!r:.80}; write (1, 5), for example")
+        return cls(*bounds, clip_seconds, num_raters)
+
+    def read(self, ratings: Any, duration_seconds: float) -> NDArray[np.float64]:
+        """Check the ratings of one video.
+
+        Args:
+            ratings: For each clip a rating, or one per rater.
+            duration_seconds: Length of the video.
+
+        Returns:
+            Ratings (C, A) as they are, of the complete clips.
+
+        Raises:
+            ValueError: If they do not fit the video or the scale.
+        """
+        count = num_clips(duration_seconds, self.clip_seconds)
+        lengths = (count, math.ceil(duration_seconds / self.clip_seconds))
+        if not _is_list(ratings) or len(ratings) not in lengths:
+            got = f"{len(ratings)} of them" if _is_list(ratings) else repr(ratings)
+            raise ValueError(
+                f"expected {count} ratings, one for each {self.clip_seconds:g}-second clip of {duration_seconds:g} s, "
+                f"got {got:.80}; correct them, or clip_seconds"
+            )
+        rows = [rating if _is_list(rating) else [rating] for rating in ratings][:count]
+        raters = self.num_raters or len(rows[0])
+        for row in rows:
+            if len(row) != raters or not raters:
+                raise ValueError(f"expected {max(raters, 1)} ratings for each clip, got {row!r:.80}")
+            if not all(is_number(rating) and self.lowest <= rating <= self.highest for rating in row):
+                raise ValueError(f"expected ratings from {self.lowest:g} to {self.highest:g}, got {row!r:.80}")
+        return np.array(rows, dtype=np.float64)
+
+    def to_clips(self, ratings: NDArray[np.float64], duration_seconds: float) -> NDArray[np.float64]:
+        """Bring ratings to 2-second clips and the scale from 0 to 4, what the frames learn from.
+
+        Args:
+            ratings: What `read` returned, (C, A).
+            duration_seconds: Length of the video.
+
+        Returns:
+            Of each 2-second clip by each rater the mean over the time it shares with the file's clips, from 0 to 4.
+
+        Example:
+            >>> RatingScale(1, 5, clip_seconds=1).to_clips(np.array([[1.0], [5.0], [5.0], [5.0]]), 4).tolist()
+            [[2.0], [4.0]]
+        """
+        edges = np.arange(len(ratings) + 1) * self.clip_seconds
+        total = np.concatenate([np.zeros((1, ratings.shape[1])), np.cumsum(ratings * self.clip_seconds, axis=0)])
+        times = np.minimum(np.arange(num_clips(duration_seconds) + 1) * CLIP_SECONDS, edges[-1])
+        up_to = np.stack([np.interp(times, edges, of_rater) for of_rater in total.T], axis=1)
+        shared = np.diff(times)[:, None]
+        # Behind the last complete clip of the file its rating stands.
+        mean = np.where(shared > 0, np.diff(up_to, axis=0) / np.where(shared > 0, shared, 1.0), ratings[-1])
+        return (mean - self.lowest) / (self.highest - self.lowest) * MAX_SALIENCY_SCORE
 
 
 def to_rows(
@@ -69,6 +195,7 @@ def to_rows(
     path: str | Path,
     durations_seconds: Mapping[str, float] | None = None,
     on_bad_window: str = "repair",
+    scale: RatingScale | None = None,
 ) -> list[dict[str, Any]]:
     """Check entries and turn them into rows.
 
@@ -77,6 +204,7 @@ def to_rows(
         path: The file, for messages.
         durations_seconds: vid -> length in seconds, for entries that do not say it.
         on_bad_window: "repair" or "raise", see the top of the module.
+        scale: How the clips were rated, if not from 0 to 4 in clips of 2 seconds; queries may then lack windows.
 
     Returns:
         One dict per query with the seven fields of `read_annotations`, and `saliency_source`.
@@ -104,14 +232,14 @@ def to_rows(
         try:
             qid = _qid(entry, number, qids)
             duration = _duration(entry, durations)
-            windows = _windows(entry.windows, duration, on_bad_window, repairs)
-            clip_ids, scores, source = _saliency(entry, windows, duration)
+            windows = _windows(entry, duration, on_bad_window, repairs, scale)
+            clip_ids, scores, source = _saliency(entry, windows, duration, scale)
         except ValueError as error:
-            raise AnnotationError(f"{entry.where}: {error}") from None
+            raise AnnotationError(printable(f"{entry.where}: {error}")) from None
         qids[qid] = entry.where
         row = {"qid": qid, "query": entry.query.strip(), "duration": duration, "vid": entry.vid}
         labels = {"relevant_windows": windows, "relevant_clip_ids": clip_ids, "saliency_scores": scores}
-        if windows:
+        if windows or not entry.windows:
             rows.append({**row, **labels, "saliency_source": source})
     if not rows:
         raise AnnotationError(f"{name}: no window lies inside its video; check the durations")
@@ -135,7 +263,7 @@ def last_window_ends(entries: Iterable[MomentEntry]) -> dict[str, float]:
     ends: dict[str, float] = {}
     for entry in entries:
         windows = entry.windows if isinstance(entry.windows, Sequence) else ()
-        sides = [side for window in windows if isinstance(window, Sequence) for side in window if _is_number(side)]
+        sides = [side for window in windows if isinstance(window, Sequence) for side in window if is_number(side)]
         end = max(sides, default=0.0)
         if isinstance(entry.vid, str):
             ends[entry.vid] = max(ends.get(entry.vid, 0.0), end if end > 0 else CLIP_SECONDS)
@@ -162,9 +290,9 @@ def split_file(data_dir: str | Path, files: Mapping[str, str], split: str) -> Pa
         raise ValueError(f"expected split to be one of {list(files)}, got {split!r}")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such data folder: {folder}; pass the folder that holds the annotation files")
-    if not (folder / files[split]).is_file():
-        raise FileNotFoundError(f"no annotations for {split} in {folder}; expected {files[split]}")
-    return folder / files[split]
+    if found := find_file(folder, files[split]):
+        return found
+    raise FileNotFoundError(f"no annotations for {split} in {folder}; expected {files[split]}")
 
 
 def splits_there(data_dir: str | Path, files: Mapping[str, str]) -> tuple[str, ...]:
@@ -180,34 +308,10 @@ def splits_there(data_dir: str | Path, files: Mapping[str, str]) -> tuple[str, .
     Raises:
         FileNotFoundError: If there are none.
     """
-    splits = tuple(split for split, name in files.items() if (Path(data_dir) / name).is_file())
+    splits = tuple(split for split, name in files.items() if find_file(data_dir, name))
     if not splits:
         split_file(data_dir, files, next(iter(files)))  # says what is missing
     return splits
-
-
-def window_clips(windows: Sequence[Sequence[float]], duration_seconds: float) -> list[int]:
-    """List the clips that the rule `window` calls relevant.
-
-    Args:
-        windows: `[[start, end], ...]` in seconds, inside the video.
-        duration_seconds: Length of the video; only complete 2-second clips count, and at least one.
-
-    Returns:
-        Clip ids, ascending.
-
-    Example:
-        >>> window_clips([[2.5, 6.0], [7.2, 7.8]], duration_seconds=9.5)  # clip centres 1, 3, 5, 7 s
-        [1, 2, 3]
-    """
-    last = num_clips(duration_seconds) - 1
-    relevant: set[int] = set()
-    for start, end in windows:
-        # Clip c has its centre at (c + 0.5) * CLIP_SECONDS; half-open as everywhere.
-        first, stop = (math.ceil(side / CLIP_SECONDS - 0.5) for side in (start, end))
-        inside = range(first, min(stop, last + 1))
-        relevant.update(inside or [min(int((start + end) / 2 / CLIP_SECONDS), last)])
-    return sorted(relevant)
 
 
 def _qid(entry: MomentEntry, number: int, qids: Mapping[int | str, str]) -> int | str:
@@ -223,20 +327,20 @@ def _stated_durations(entries: Sequence[MomentEntry]) -> dict[str, float]:
     """Collect the durations that the file states, one per video; check the texts on the way."""
     stated: dict[str, float] = {}
     for entry in entries:
-        for name, text in (("query", entry.query), ("video", entry.vid)):
-            if not isinstance(text, str) or not text.strip():
-                raise AnnotationError(f"{entry.where}: expected {name} to be a non-empty text, got {text!r:.80}")
-        if entry.duration_seconds is None:
-            continue
         try:
-            duration = _check_duration(entry.duration_seconds)
+            for name, text in (("query", entry.query), ("video", entry.vid)):
+                check_text(name, text)
+            if entry.duration_seconds is None:
+                continue
+            check_duration(entry.duration_seconds)
+            duration = float(entry.duration_seconds)
+            if stated.setdefault(entry.vid, duration) != duration:
+                before = stated[entry.vid]
+                raise ValueError(
+                    f"video {entry.vid} lasts {duration:g} s here and {before:g} s before; correct one of them"
+                )
         except ValueError as error:
-            raise AnnotationError(f"{entry.where}: {error}") from None
-        if stated.setdefault(entry.vid, duration) != duration:
-            raise AnnotationError(
-                f"{entry.where}: video {entry.vid} lasts {duration:g} s here and {stated[entry.vid]:g} s before; "
-                "correct one of them"
-            )
+            raise AnnotationError(printable(f"{entry.where}: {error}")) from None
     return stated
 
 
@@ -248,26 +352,24 @@ def _duration(entry: MomentEntry, durations: Mapping[str, float]) -> float:
             f"the duration of video {entry.vid!r:.80} is not known; state it in the file, pass durations_seconds, or "
             "load the data set with its videos, which are then asked"
         )
-    return _check_duration(duration)
-
-
-def _check_duration(duration: Any) -> float:
-    """Return a duration, refusing what no video has."""
-    if not _is_number(duration) or not 0 < duration <= MAX_DURATION_SECONDS:
-        raise ValueError(
-            f"expected duration to be a number of seconds above 0 and up to {MAX_DURATION_SECONDS:g}, got "
-            f"{duration!r:.80}"
-        )
+    check_duration(duration)
     return float(duration)
 
 
-def _windows(windows: Any, duration: float, on_bad_window: str, repairs: Counter[str]) -> list[list[float]]:
+def _windows(
+    entry: MomentEntry, duration: float, on_bad_window: str, repairs: Counter[str], scale: RatingScale | None
+) -> list[list[float]]:
     """Return the windows, repaired where that is wanted."""
+    windows = entry.windows
+    if _is_list(windows) and not windows and entry.clip_ratings is not None:
+        if scale is not None:
+            return []
+        raise ValueError(f"has ratings and no windows; {_OTHER_SCALE}, and windows may be missing")
     if not isinstance(windows, Sequence) or isinstance(windows, str) or not windows:
         raise ValueError(f"expected windows to be a list of [start, end] in seconds, got {windows!r:.80}")
     kept = []
     for window in windows:
-        if not isinstance(window, Sequence) or len(window) != 2 or not all(_is_number(side) for side in window):
+        if not isinstance(window, Sequence) or len(window) != 2 or not all(is_number(side) for side in window):
             raise ValueError(f"expected a window [start, end] in seconds, got {window!r:.80}")
         start, end = float(min(window)), float(max(window))
         inside = [max(start, 0.0), min(end, duration)]
@@ -284,18 +386,27 @@ def _windows(windows: Any, duration: float, on_bad_window: str, repairs: Counter
 
 
 def _saliency(
-    entry: MomentEntry, windows: Sequence[Sequence[float]], duration: float
-) -> tuple[list[int], list[list[int]], str]:
+    entry: MomentEntry, windows: Sequence[Sequence[float]], duration: float, scale: RatingScale | None
+) -> tuple[list[int], list[list[float]], str]:
     """Return relevant clip ids, their ratings and where the ratings come from."""
+    if scale is not None and entry.clip_ratings is not None:
+        clips = scale.to_clips(scale.read(entry.clip_ratings, duration), duration).tolist()
+        relevant = [clip for clip, ratings in enumerate(clips) if any(ratings)]
+        return relevant, [clips[clip] for clip in relevant], SCALED_SALIENCY
+    if entry.rated_clips is not None:
+        clip_ids, scores = entry.rated_clips
+        check_ratings(clip_ids, scores, duration)
+        return clip_ids, scores, ANNOTATED_SALIENCY
     clip_ids = window_clips(windows, duration)
     if entry.clip_ratings is None:
         return clip_ids, [[MAX_SALIENCY_SCORE] * NUM_ANNOTATORS for _ in clip_ids], WINDOW_SALIENCY
     ratings, count = entry.clip_ratings, num_clips(duration)
     lengths = (count, math.ceil(duration / CLIP_SECONDS))
-    if not isinstance(ratings, Sequence) or isinstance(ratings, str) or len(ratings) not in lengths:
+    if not _is_list(ratings) or len(ratings) not in lengths:
+        got = f"{len(ratings)} of them" if _is_list(ratings) else f"{ratings!r:.80}"
         raise ValueError(
-            f"expected saliency to be a list of {count} ratings, one per {CLIP_SECONDS:g}-second clip, got "
-            f"{ratings!r:.80}"
+            f"expected saliency to be a list of {count} ratings, one per {CLIP_SECONDS:g}-second clip, got {got}; "
+            f"{_OTHER_SCALE}"
         )
     # An incomplete last clip may be rated, but no score looks at it.
     scores = [_three_ratings(rating) for rating in ratings][:count]
@@ -306,23 +417,18 @@ def _saliency(
 def _three_ratings(rating: Any) -> list[int]:
     """Return a clip's rating as one per annotator."""
     three = [rating] * NUM_ANNOTATORS if type(rating) is int else rating
-    valid = isinstance(three, Sequence) and not isinstance(three, str) and len(three) == NUM_ANNOTATORS
+    valid = _is_list(three) and len(three) == NUM_ANNOTATORS
     if not valid or not all(type(score) is int and 0 <= score <= MAX_SALIENCY_SCORE for score in three):
         raise ValueError(
             f"expected each saliency rating to be a whole number from 0 to {MAX_SALIENCY_SCORE}, or {NUM_ANNOTATORS} "
-            f"of them, got {rating!r:.80}"
+            f"of them, got {rating!r:.80}; {_OTHER_SCALE}"
         )
     return list(three)
 
 
-def _is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number (`True` is none)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def _is_list(value: Any) -> bool:
+    """Tell a list from a text, which has a length too."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _log_repairs(name: str, repairs: Mapping[str, int], num_left_out: int) -> None:

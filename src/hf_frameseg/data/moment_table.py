@@ -2,66 +2,72 @@
 
 | column | meaning |
 |---|---|
-| `video` | name of the video file, with or without its suffix; folders before it do not count |
+| `video` | name of the video file, with or without its suffix; folders before it do not count. Or `vid`, as it is |
 | `query` | the sentence |
-| `windows` | `[[start, end], ...]` in seconds (in CSV: JSON); in its place, `start` and `end` for one window |
+| `windows`, `relevant_windows` | `[[start, end], ...]` in seconds (in CSV: JSON); or `start` and `end` for one window |
 | `duration` | optional: length of the video in seconds |
-| `qid` | optional, for all lines or none: whole number; else the lines are numbered from 0 |
+| `qid` | optional, for all lines or none: all whole numbers or all texts; else the lines are numbered from 0 |
 | `saliency` | optional: for each 2-second clip of the video a rating from 0 to 4 or a list of three (in CSV: JSON) |
+| `relevant_clip_ids`, `saliency_scores` | optional, in place of `saliency`: as QVHighlights has them |
 
-Other columns are left alone. An empty cell, or null, counts as not there.
+Other columns are left alone. An empty cell, or null, counts as not there. With a `rating_scale` and `clip_seconds` the
+ratings may be others, by any number of people, and `windows` may be missing: TVSum, YouTube Highlights. The other forms
+of `data/annotation_files.py`, such as the official files of Charades-STA and ActivityNet Captions, are read as well.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from hf_frameseg.data.annotations import AnnotationError
+from hf_frameseg.data.annotation_files import annotation_entries, read_annotation_file
+from hf_frameseg.data.annotations import ANNOTATED_SALIENCY, AnnotationError
 from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
-from hf_frameseg.data.moment_rows import MomentEntry, last_window_ends, to_rows
+from hf_frameseg.data.moment_rows import MomentEntry, RatingScale, last_window_ends
 from hf_frameseg.data.preparation import FrameDatasetConfig
 from hf_frameseg.data.video import DEFAULT_NUM_FRAMES
-from hf_frameseg.data.video_folder import VIDEO_SUFFIXES
+from hf_frameseg.moments import CLIP_SECONDS
 
-TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""Delimiter of a text table by the file's suffix; every other file is read as JSON lines."""
-
-_CELL_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "windows": (json.loads, "JSON such as [[2, 6]]"),
-    "saliency": (json.loads, "JSON such as [0, 4, 4]"),
-    "qid": (int, "a whole number"),
-    **dict.fromkeys(("start", "end", "duration"), (float, "a number of seconds")),
-}
+__all__ = [
+    "AnnotationError",
+    "MomentTable",
+    "MomentTableConfig",
+    "RatingScale",
+    "load_moments",
+    "moment_table_entries",
+    "read_moment_table",
+]
 
 
 def read_moment_table(
-    path: str | Path, durations_seconds: Mapping[str, float] | None = None, on_bad_window: str = "raise"
+    path: str | Path,
+    durations_seconds: Mapping[str, float] | None = None,
+    on_bad_window: str | None = None,
+    scale: RatingScale | None = None,
 ) -> list[dict[str, Any]]:
     """Read a table of queries and check every line.
 
     Args:
-        path: A `.csv`, `.tsv` or JSON-lines file with the columns listed at the top of this module.
+        path: A file with the columns listed at the top of this module.
         durations_seconds: Name of the video without its suffix -> length in seconds, for lines without `duration`.
         on_bad_window: "raise" refuses a window that is inverted, empty or not inside the video, "repair" mends it; see
-            `data/moment_rows.py`.
+            `data/moment_rows.py`. None refuses, but repairs the official files that need it.
+        scale: How the clips were rated, if not from 0 to 4 in clips of 2 seconds.
 
     Returns:
         One dict per line with the seven fields of `read_annotations`, and `saliency_source`: "annotators" where the
-        line has `saliency`, else "window": the ratings are made up.
+        line has ratings, "scaled" where they were on another scale, else "window": the ratings are made up.
 
     Raises:
         FileNotFoundError: If there is no such file.
         AnnotationError: If the file is empty or a line is wrong; the message starts with `file:line`.
     """
-    return to_rows(moment_table_entries(path), path, durations_seconds, on_bad_window)
+    rows = read_annotation_file(path, durations_seconds or {}, on_bad_window, scale)
+    return [row if "saliency_source" in row else {**row, "saliency_source": ANNOTATED_SALIENCY} for row in rows]
 
 
 def moment_table_entries(path: str | Path) -> list[MomentEntry]:
@@ -77,88 +83,7 @@ def moment_table_entries(path: str | Path) -> list[MomentEntry]:
         FileNotFoundError: If there is no such file.
         AnnotationError: If a line does not have the format.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}; check the path")
-    delimiter = TABLE_DELIMITERS.get(path.suffix.lower())
-    lines = _json_lines(path) if delimiter is None else _table_lines(path, delimiter)
-    entries: list[MomentEntry] = []
-    for number, line in lines:
-        where = f"{path.name}:{number}"
-        try:
-            entry = _entry(where, line)
-        except ValueError as error:
-            raise AnnotationError(f"{where}: {error}") from None
-        if entries and (entry.qid is None) != (entries[0].qid is None):
-            raise AnnotationError(f"{where}: expected a qid on every line or on none; number all queries, or drop it")
-        entries.append(entry)
-    return entries
-
-
-def _entry(where: str, line: Mapping[str, Any]) -> MomentEntry:
-    """Return one line's entry."""
-    line = {name: value for name, value in line.items() if value not in (None, "")}
-    if "windows" not in line and "start" in line and "end" in line:
-        line["windows"] = [[line["start"], line["end"]]]
-    if missing := [name for name in ("video", "query", "windows") if name not in line]:
-        raise ValueError(f"lacks {', '.join(missing)}; every line needs video, query and windows (or start and end)")
-    vid = line["video"]
-    if isinstance(vid, str):
-        vid = Path(vid).stem if Path(vid).suffix.lower() in VIDEO_SUFFIXES else Path(vid).name
-    return MomentEntry(
-        where, vid, line["query"], line["windows"], line.get("duration"), line.get("qid"), line.get("saliency")
-    )
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and content of every line of a JSON-lines file."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise AnnotationError(
-                f"{path.name}:{number}: not JSON ({str(error)[:120]}); expected one object per line"
-            ) from None
-        if not isinstance(row, dict):
-            raise AnnotationError(f"{path.name}:{number}: expected a JSON object, got {type(row).__name__}")
-        yield number, row
-
-
-def _table_lines(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and content of every line of a CSV or TSV file, numbers and JSON parsed."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(
-            f"{path.name}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise AnnotationError(
-                    f"{path.name}:{reader.line_num}: expected {len(reader.fieldnames or ())} cells as in the first "
-                    "line; put a cell with a delimiter into double quotes"
-                )
-            yield reader.line_num, {name: _cell(path, reader.line_num, name, cell) for name, cell in row.items()}
-    except csv.Error as error:
-        # Not `reader.line_num`, which counts up to the last good line.
-        raise AnnotationError(
-            f"{path.name}:{reader.reader.line_num}: not a table ({error}); check the quotes"
-        ) from None
-
-
-def _cell(path: Path, number: int, name: str, cell: str) -> Any:
-    """Return a cell's value, a text unless the column holds something else."""
-    if not cell.strip() or name not in _CELL_TYPES:
-        return cell.strip()
-    read, expected = _CELL_TYPES[name]
-    try:
-        return read(cell)
-    except (ValueError, RecursionError):
-        raise AnnotationError(f"{path.name}:{number}: expected {name} to be {expected}, got {cell!r:.80}") from None
+    return annotation_entries(path)
 
 
 @dataclass
@@ -167,14 +92,21 @@ class MomentTableConfig(FrameDatasetConfig):
 
     Args:
         table: The file.
-        on_bad_window: "raise" or "repair", see `data/moment_rows.py`.
+        on_bad_window: "raise", "repair" or None, see `read_moment_table`.
+        rating_scale: Lowest and highest rating, if not 0 and 4; `clip_seconds` and `num_raters` count only with it.
+        clip_seconds: Length of a rated clip.
+        num_raters: Raters of each clip; None takes what the file has.
     """
 
     table: str | None = None
-    on_bad_window: str = "raise"
+    on_bad_window: str | None = None
+    rating_scale: tuple[float, float] | None = None
+    clip_seconds: float = CLIP_SECONDS
+    num_raters: int | None = None
 
     def __post_init__(self) -> None:
         """Look for the videos beside the table."""
+        self.scale()  # refuses what is out of range
         if self.table is None:
             raise ValueError("table is missing; pass the file that holds the queries")
         if self.data_dir is None:
@@ -187,10 +119,17 @@ class MomentTableConfig(FrameDatasetConfig):
 
     def read_split(self, split: str) -> list[dict[str, Any]]:
         """Read the table, and ask the videos for durations that it does not state."""
-        entries = moment_table_entries(self.table)
-        ends = last_window_ends(entry for entry in entries if entry.duration_seconds is None)
+        ends = last_window_ends(entry for entry in annotation_entries(self.table) if entry.duration_seconds is None)
         durations = {**ends, **self.file_durations(list(ends))} if ends else {}
-        return to_rows(entries, self.table, durations, self.on_bad_window)
+        return read_moment_table(self.table, durations, self.on_bad_window, self.scale())
+
+    def scale(self) -> RatingScale | None:
+        """Return how the clips were rated, None for QVHighlights' way."""
+        if self.rating_scale is None:
+            if self.clip_seconds != CLIP_SECONDS or self.num_raters is not None:
+                raise ValueError("clip_seconds and num_raters need rating_scale=(LOWEST, HIGHEST); state it as well")
+            return None
+        return RatingScale.of(self.rating_scale, self.clip_seconds, self.num_raters)
 
 
 class MomentTable(FrameDatasetBuilder):
@@ -213,7 +152,7 @@ def load_moments(
     """Load any table of queries, decoding its videos the first time only.
 
     Args:
-        table: A `.csv`, `.tsv` or JSON-lines file with the columns listed at the top of this module.
+        table: A file with the columns listed at the top of this module.
         video_dir: Folder of the videos, nested or not; None takes `videos` beside the table.
         split: Name for the result.
         num_frames: Frames F per video.
@@ -221,7 +160,7 @@ def load_moments(
         frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
         cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
         num_proc: Processes that decode.
-        **options: Other fields of `MomentTableConfig`, such as on_error or on_bad_window.
+        **options: Other fields of `MomentTableConfig`, such as on_error, on_bad_window or rating_scale.
 
     Returns:
         A data set with the columns listed in `hf_frameseg.data.builder`, in the order of the table. Where

@@ -146,6 +146,11 @@ class FrameDatasetConfig(datasets.BuilderConfig):
             )
         return True in kinds
 
+    def has_fractional_ratings(self) -> bool:
+        """Tell whether a rating is no whole number, as means of other scales are."""
+        rows = (row for split in self.prepared_splits() for row in self.annotations(split))
+        return any(isinstance(rating, float) for row in rows for clip in row["saliency_scores"] for rating in clip)
+
     def videos(self) -> VideoSource[Any]:
         """Return where the videos are, listed once."""
         if self._videos is None:
