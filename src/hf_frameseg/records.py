@@ -23,6 +23,9 @@ from hf_frameseg._text import printable
 MAX_FILE_BYTES = 256 * 2**20
 """Largest file that is read, unpacked: 100,000 queries with ten windows and 75 saliency scores have about as much."""
 
+MAX_DEPTH = 32
+"""Lists and objects inside each other in a row; a submission has three."""
+
 EXPECTED = "expected a text file with one JSON object per line"
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -92,7 +95,9 @@ class Records:
 
     def add(self, line: int, value: Any) -> None:
         """Add a JSON value, as a row or as a fault."""
-        if isinstance(value, dict):
+        if _is_deep(value):
+            self.faults.append(Fault(line, f"lists in lists, more than {MAX_DEPTH} deep"))
+        elif isinstance(value, dict):
             self.rows.append(value)
             self.line_numbers.append(line)
         else:
@@ -204,6 +209,17 @@ def _unpack(name: str, data: bytes) -> bytes:
     if len(text) > MAX_FILE_BYTES:
         raise ValueError(f"{name} has {_TOO_LARGE}")
     return text
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether a value is nested so deeply that even showing it would end in a RecursionError."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        inner = (part for outer in level for part in (outer.values() if isinstance(outer, dict) else outer))
+        level = [part for part in inner if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _parse(data: bytes) -> Records:

@@ -603,3 +603,142 @@ def test_the_page_names_every_code_and_column(tmp_path: Path) -> None:
         for name in columns
     ]
     assert [name for name in shown if f"`{name}" not in PAGE] == []
+
+
+# Ground truth of other data sets
+
+
+MOMENTS = [
+    {"qid": f"s{number}", "query": "a knife.", "vid": "v", "duration": 30.96, "relevant_windows": [[24.3, 30.4]]}
+    for number in range(3)
+]
+ANSWERS = [
+    {
+        "qid": row["qid"],
+        "pred_relevant_windows": [[24.3 - shift, 30.4, 0.9], [30.96, 30.96, 0.1]],
+        "pred_saliency_scores": [0.5] * 15,
+    }
+    for row, shift in zip(MOMENTS, (0.0, 10.0, 20.0), strict=True)  # IoU 1, 0.379 and 0.234
+]
+
+
+def test_moments_without_ratings_are_scored_at_any_threshold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, out = write(tmp_path / "gt.jsonl", MOMENTS), tmp_path / "out.json"
+    for words in ([], ["--no-validate"]):
+        submission = write(tmp_path / "p.jsonl", ANSWERS)
+        assert score(submission, "--ground-truth", truth, "--r1", "0.3", "0.1", "--json", out, *words) == 0
+        captured = capsys.readouterr()
+        assert "no highlights: nobody rated the clips of the ground truth" in captured.out
+        assert re.search(r"R1@0\.1 +R1@0\.3 +R1@0\.5 +R1@0\.7 +mAP ", captured.out)
+        assert re.search(r"score +100\.00 +66\.67 +33\.33 +33\.33 ", captured.out)
+        assert ("[empty-window]" in captured.err) == (not words)
+        ours = result_of(out)["frameseg"]
+        assert ours["R1"] == {"R1@0.1": 100.0, "R1@0.3": 66.67}
+        assert ours["intervals"]["MR-full-R1@0.3"]["high"] == 100.0
+        assert ours["left_out"] == {"highlights": "nobody rated the clips of the ground truth"}
+    assert score("--compare", submission, submission, "--ground-truth", truth, "--r1", "0.3", "--bootstrap", "9") == 0
+    assert re.search(r"R1@0\.3 +66\.67 +66\.67 +0\.00", capsys.readouterr().out)
+
+
+def test_empty_windows_change_no_score(tmp_path: Path) -> None:
+    truth, results = write(tmp_path / "gt.jsonl", MOMENTS), []
+    for number, length in enumerate((2, 1)):
+        rows = [{**row, "pred_relevant_windows": row["pred_relevant_windows"][:length]} for row in ANSWERS]
+        out = tmp_path / f"{number}.json"
+        assert score(write(tmp_path / "p.jsonl", rows), "--ground-truth", truth, "--json", out) == 0
+        results.append(official(result_of(out)))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("form", ["list", "mac", "gz", "table", "csv", "charades", "activitynet"])
+def test_every_form_of_annotations_gives_the_same_scores(form: str, tmp_path: Path) -> None:
+    rows = [{**row, "qid": number, "vid": f"v{number}"} for number, row in enumerate(MOMENTS)]
+    answers = [{**row, "qid": number} for number, row in enumerate(ANSWERS)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = [{"video": f"{r['vid']}.mp4", "query": r["query"], "windows": r["relevant_windows"]} for r in rows]
+    activitynet = {
+        row["vid"]: {"duration": 30.96, "timestamps": row["relevant_windows"], "sentences": [row["query"]]}
+        for row in rows
+    }
+    name, content = {
+        "list": ("gt.json", json.dumps(rows, indent=1).encode()),
+        "mac": ("gt.jsonl", lines.replace("\n", "\r").encode()),
+        "gz": ("gt.jsonl", gzip.compress(lines.encode())),
+        "table": ("gt.json", json.dumps([{**row, "duration": 30.96} for row in table]).encode()),
+        "csv": (
+            "gt.csv",
+            b"video,query,start,end\n" + b"".join(b"v%d.mp4,a,24.3,30.4\n" % i for i in range(3)),
+        ),
+        "charades": ("charades_sta_test.txt", b"".join(b"v%d 24.3 30.4##a knife.\n" % i for i in range(3))),
+        "activitynet": ("val_1.json", json.dumps(activitynet).encode()),
+    }[form]
+    (tmp_path / name).write_bytes(content)
+    outs = [tmp_path / "0.json", tmp_path / "1.json"]
+    for truth, out in zip((write(tmp_path / "plain.jsonl", rows), tmp_path / name), outs, strict=True):
+        words = ["--ground-truth", truth, "--bootstrap", "0", "--json", out]
+        assert score(write(tmp_path / "p.jsonl", answers), *words) == 0
+    assert official(result_of(outs[0])) == official(result_of(outs[1]))
+
+
+def test_highlights_without_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ratings = [[5, 1], [1, 1], [4, 2], [2, 5], [3, 1]]
+    truth = write(tmp_path / "tvsum.jsonl", [{"video": "a", "query": "=q", "duration": 5, "saliency": ratings}])
+    rows = [{"qid": 0, "pred_saliency_scores": [0.9, 0.8, 0.7, 0.1, 0.0], "pred_relevant_windows": [[0, 0, 1]]}]
+    submission, out, table = write(tmp_path / "p.jsonl", rows), tmp_path / "out.json", tmp_path / "q.csv"
+    stated = ["--rating-scale", "1", "5", "--clip-seconds", "1"]
+    assert score(submission, "--ground-truth", truth, *stated, "--json", out, "--per-query", table) == 0
+    # Rater 1: hit, miss, hit (median 3). Rater 2: clips 2 and 3 (median 1), at ranks 3 and 4.
+    first, second = 0.5 + 0.5 * (1 / 2 + 2 / 3) / 2, 0.5 * (0 + 1 / 3) / 2 + 0.5 * (1 / 3 + 2 / 4) / 2
+    assert result_of(out)["brief"] == {
+        "mAP": round(50 * (first + second), 2),
+        "mAP top 5": round(50 * (first + second), 2),
+    }
+    assert "p.jsonl: 1 videos of tvsum.jsonl" in capsys.readouterr().out
+    assert list(csv.DictReader(table.open()))[0]["query"] == "'=q"
+    assert score(submission, "--ground-truth", truth, *stated, "--positive", "4.5", "--json", out) == 0
+    assert result_of(out)["brief"]["mAP"] == round(50 * (1 + (0 + 1 / 4) / 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clip-seconds", "1"], "--clip-seconds says how highlights were rated; add --rating-scale"),
+        (["--rating-scale", "1", "5", "--compare", "a"], "leave out --compare"),
+        (["--rating-scale", "5", "1"], "expected a rating scale from a lowest to a highest number"),
+        (["--rating-scale", "1", "5"], "expected 2 ratings, one for each 2-second clip of 5 s, got 5 of them"),
+        (["--rating-scale", "1", "5", "--clip-seconds", "1", "--raters", "20"], "expected 20 ratings for each clip"),
+        (["--rating-scale", "1", "5", "--clip-seconds", "1"], "expected 5 saliency scores, one for each rated clip"),
+        ([], r"has ratings and no windows; of ratings on another scale, state rating_scale=\(LOWEST, HIGHEST\)"),
+        (["--r1", "1.5"], "expected IoU thresholds above 0 and up to 1, got 1.5"),
+        (["--bootstrap", "1000000000"], "--bootstrap 1000000000: expected up to 100000 resamples"),
+    ],
+)
+def test_highlights_that_cannot_be_scored_are_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = write(tmp_path / "gt.jsonl", [{"video": "a", "query": "q", "duration": 5, "saliency": [1, 2, 3, 4, 5]}])
+    submission = write(tmp_path / "p.jsonl", [{"qid": 0, "pred_saliency_scores": [0.5, 0.6]}])
+    assert score(submission, "--ground-truth", truth, *words) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert re.search(message, captured.err)
+
+
+def test_the_files_that_failed_are_scored(shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shared_dir / "faults" / "text"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist")
+    outs = [tmp_path / f"{number}.json" for number in range(2)]
+    for name, out in zip(("preds", "preds_without"), outs, strict=True):
+        words = ["--ground-truth", folder / "zero_length" / "gt.jsonl", "--json", out]
+        assert score(folder / "zero_length" / f"{name}.jsonl", *words) == 0
+    assert official(result_of(outs[0])) == official(result_of(outs[1]))
+    for words in ([], ["--no-validate"]):
+        moments = folder / "moments_only"
+        assert score(moments / "preds.jsonl", "--ground-truth", moments / "gt.jsonl", "--r1", "0.3", *words) == 0
+        assert "no highlights: nobody rated the clips of the ground truth" in capsys.readouterr().out
+    formats = folder / "formats"
+    assert score(formats / "p.json", "--ground-truth", formats / "charades_lighthouse.jsonl", "--json", outs[0]) == 0
+    assert result_of(outs[0])["brief"]["MR-full-R1@0.7"] == 100.0

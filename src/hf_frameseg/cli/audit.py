@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._files import atomic_writer
+from hf_frameseg._text import printable
 from hf_frameseg.cli.text_table import format_table
 
 BAR_COLUMNS = 30
@@ -36,7 +38,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("ground_truth", metavar="ANNOTATIONS", nargs="?", type=Path, help="annotation file, JSON lines")
+    source.add_argument("ground_truth", metavar="ANNOTATIONS", nargs="?", type=Path, help="annotation file of any form")
     source.add_argument(
         "--split", choices=("train", "val", "test"), help="split of QVHighlights, downloaded once unless --data-dir"
     )
@@ -66,7 +68,7 @@ def _audit(options: argparse.Namespace) -> None:
     """Check, measure, write, print: a closed pipe shall not cost a file."""
     from hf_frameseg.cli.ground_truth import resolve_ground_truth
     from hf_frameseg.cli.score_files import check_outputs, write_json
-    from hf_frameseg.data.annotations import read_annotations
+    from hf_frameseg.data.annotation_files import read_annotation_file
 
     if options.output is not None:
         from hf_frameseg._imports import require
@@ -76,7 +78,7 @@ def _audit(options: argparse.Namespace) -> None:
             raise ValueError(f"--output {options.output}: expected a name that ends in {', '.join(PICTURE_SUFFIXES)}")
     path = resolve_ground_truth(options)
     check_outputs({"--output": options.output, "--json": options.json}, [path])
-    annotations = read_annotations(path)
+    annotations = read_annotation_file(path)
     from hf_frameseg.metrics.audit import audit_report
 
     num_frames, rules = sorted(set(options.num_frames)), list(dict.fromkeys(options.label_rule))
@@ -88,11 +90,12 @@ def _audit(options: argparse.Namespace) -> None:
     if options.output is not None:
         from hf_frameseg.visualization import audit_figure
 
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        audit_figure(report, path.name).savefig(options.output)
+        figure = audit_figure(report, printable(path.name))
+        with atomic_writer(options.output) as file:
+            figure.savefig(file, format=options.output.suffix[1:])
         written.append(f"picture  {options.output}")
     print(audit_text(report, path.name, shutil.get_terminal_size().columns))
-    print("\n".join(["", *written]) if written else "", end="\n" if written else "")
+    print("\n".join(["", *map(printable, written)]) if written else "", end="\n" if written else "")
 
 
 def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
@@ -116,7 +119,7 @@ def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
         1 window of 4 s: 100.0 % short (up to 10 s), 0.0 % middle (up to 30 s), 0.0 %
     """
     statistics, settings = report["annotations"], report["settings"]
-    lines = [title]
+    lines = [printable(title)]
     for sentence in _sentences(statistics):
         lines += textwrap.wrap(sentence, width)
     lines += ["", "Window lengths in seconds", *_histogram(statistics["window_lengths_seconds"], width)]

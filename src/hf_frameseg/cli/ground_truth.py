@@ -8,6 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_frameseg.metrics import ParsedSubmission
 
 SPLITS = ("val", "test")
 
@@ -27,7 +31,7 @@ def add_ground_truth_options(parser: argparse.ArgumentParser, splits: Sequence[s
     """
     group = parser.add_argument_group("ground truth (one of the two)")
     one_of = group.add_mutually_exclusive_group(required=True)
-    one_of.add_argument("--ground-truth", metavar="FILE", type=Path, help="annotation file, JSON lines (may be .gz)")
+    one_of.add_argument("--ground-truth", metavar="FILE", type=Path, help="annotation file of any form")
     one_of.add_argument("--split", choices=splits, help="split of QVHighlights, downloaded once unless --data-dir")
     group.add_argument("--data-dir", metavar="DIR", type=Path, help="folder that holds the split's annotation file")
 
@@ -63,3 +67,35 @@ def resolve_ground_truth(options: argparse.Namespace) -> Path:
             f"{path} has no labels and {labelled} is not beside it; put it there, or download it (no --data-dir)"
         )
     return path
+
+
+def read_truth(path: Path) -> ParsedSubmission:
+    """Read annotations of any form for scoring.
+
+    Rows with the fields of QVHighlights are taken as they are, for the official evaluator's numbers; other forms are
+    checked and repaired as the loaders do.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Rows, their lines and the checksum of the file.
+
+    Raises:
+        OSError: If it is not there or cannot be read.
+        ValueError: If it is no annotation file; the message names file and place.
+    """
+    from hf_frameseg.data.annotation_files import is_official, read_annotation_file
+    from hf_frameseg.metrics import ParsedSubmission, read_ground_truth
+    from hf_frameseg.records import read_text_file
+
+    file = read_text_file(path)
+    if is_official(path):
+        return read_ground_truth(path)
+    try:
+        rows = read_annotation_file(path, need_durations=False)
+    except ValueError:
+        if b'"pred_relevant_windows"' in file.text:
+            return read_ground_truth(path)  # says that the files are swapped
+        raise
+    return ParsedSubmission(rows, list(range(1, len(rows) + 1)), [], file.sha256)

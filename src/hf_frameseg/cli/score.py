@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_frameseg.cli.ground_truth import add_ground_truth_options, resolve_ground_truth
+from hf_frameseg._text import printable
+from hf_frameseg.cli.ground_truth import add_ground_truth_options, read_truth, resolve_ground_truth
+from hf_frameseg.cli.score_highlights import add_highlight_options, check_highlight_options, score_highlights
 
 if TYPE_CHECKING:
     from hf_frameseg.cli.score_report import Scored
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 STDIN = Path("-")
 LEVEL = 0.95  # of the intervals, as the tables' labels say
+MAX_RESAMPLES = 100_000  # that of metrics.bootstrap, which would take numpy to ask
+MAX_DIGITS = 18
 
 _EPILOG = """\
 exit status:
@@ -28,6 +32,8 @@ examples:
   frameseg score preds.jsonl --split test
   frameseg score preds.jsonl --ground-truth my_annotations.jsonl --json scores.json --per-query queries.parquet
   frameseg score --compare baseline.jsonl mine.jsonl --split val
+  frameseg score preds.jsonl --ground-truth charades_sta_test.txt --r1 0.3
+  frameseg score preds.jsonl --ground-truth tvsum.jsonl --rating-scale 1 5 --clip-seconds 1
 """
 
 
@@ -45,7 +51,11 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     parser.add_argument(
         "--compare", metavar=("A", "B"), nargs="+", type=Path, help="score A and B and their difference: --compare A B"
     )
+    parser.add_argument(
+        "--r1", metavar="IOU", nargs="+", type=float, default=[], help="further thresholds of R1, such as 0.3"
+    )
     add_ground_truth_options(parser)
+    add_highlight_options(parser)
     checks = parser.add_argument_group("checks")
     checks.add_argument(
         "--no-validate", action="store_true", help="score whatever the official evaluator scores, with its numbers"
@@ -56,7 +66,11 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     )
     intervals = parser.add_argument_group("intervals")
     intervals.add_argument(
-        "--bootstrap", metavar="N", type=_whole_number, default=1000, help="resamples, 0 for none (default: 1000)"
+        "--bootstrap",
+        metavar="N",
+        type=_whole_number,
+        default=1000,
+        help=f"resamples, 0 for none, up to {MAX_RESAMPLES} (default: 1000)",
     )
     intervals.add_argument("--seed", metavar="N", type=_whole_number, default=0, help="of the resamples (default: 0)")
     outputs = parser.add_argument_group("files to write")
@@ -67,25 +81,35 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 
 def _whole_number(text: str) -> int:
     """Parse a number from 0 on."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r:.80}")
     return int(text)
 
 
 def _score(options: argparse.Namespace) -> None:
     """Read, check, score, write, print."""
     from hf_frameseg.cli.score_files import check_outputs
-    from hf_frameseg.metrics import read_ground_truth, read_submission
+    from hf_frameseg.metrics import read_submission
+    from hf_frameseg.metrics.submission import check_thresholds
 
     paths = _submissions(options)
     if options.bootstrap == 1:
         raise ValueError("--bootstrap 1 gives no interval; use 1000, or 0 for none")
+    if options.bootstrap > MAX_RESAMPLES:
+        raise ValueError(f"--bootstrap {options.bootstrap}: expected up to {MAX_RESAMPLES} resamples; use 1000")
+    options.r1 = check_thresholds(options.r1)
+    check_highlight_options(options)
     outputs = {"--json": options.json, "--per-query": options.per_query}
     check_outputs(outputs, [path for path in (*paths, options.ground_truth) if path not in (None, STDIN)])
+    if STDIN in paths and sys.stdin is None:
+        raise ValueError("standard input is closed; name a file in place of -")
     submissions = [read_submission(sys.stdin.buffer if path == STDIN else path) for path in paths]
+    if options.rating_scale is not None:
+        _show("\n".join(score_highlights(submissions[0], _name(paths[0]), options)))
+        return
     truth_path = resolve_ground_truth(options)
     check_outputs(outputs, [truth_path])
-    truth = read_ground_truth(truth_path)
+    truth = read_truth(truth_path)
     names = [_name(path) for path in paths]
     violations = _validate(names, submissions, truth, truth_path.name, options)
     rows = [submission.rows for submission in submissions]
@@ -139,7 +163,7 @@ def _validate(
         )
         violations.sort(key=lambda violation: (violation.line is None, violation.line or 0))
         if violations:
-            print(violations_text(name, violations, options.all_violations), end="\n\n", file=sys.stderr)
+            warn(violations_text(name, violations, options.all_violations))
         found.append(violations)
     wrong = [name for name, listed in zip(names, found, strict=True) if any(one.is_error for one in listed)]
     if wrong:
@@ -150,14 +174,25 @@ def _validate(
     return found
 
 
+def warn(text: str) -> None:
+    """Print to stderr and leave a line free; a stderr that cannot be written is passed over.
+
+    Args:
+        text: Lines, fit to be printed.
+    """
+    if sys.stderr is not None:  # closed by the caller; print would take stdout instead
+        with suppress(OSError):
+            print(text, end="\n\n", file=sys.stderr)
+
+
 def _check_unique(truth: ParsedSubmission, name: str) -> None:
     """Refuse a ground truth with two rows for one query."""
     seen: dict[Hashable, int] = {}
     for line, row in zip(truth.line_numbers, truth.rows, strict=True):
         if seen.setdefault(row["qid"], line) != line:
             raise ValueError(
-                f"{name}: qid {row['qid']!r} stands in lines {seen[row['qid']]} and {line}; keep one of them, or pass "
-                "--no-validate to score what the official evaluator scores"
+                f"{printable(name)}: qid {row['qid']!r} stands in lines {seen[row['qid']]} and {line}; keep one of "
+                "them, or pass --no-validate to score what the official evaluator scores"
             )
 
 
@@ -183,7 +218,8 @@ def _evaluate(
 ) -> Scored:
     """Score one submission."""
     from hf_frameseg.cli.score_report import Scored
-    from hf_frameseg.metrics import bootstrap_intervals, evaluate_per_query, summarize_per_query
+    from hf_frameseg.metrics import bootstrap_intervals, evaluate_per_query, summarize_per_query, tasks_left_out
+    from hf_frameseg.metrics.validation import PREDICTION_KEYS
 
     try:
         per_query = evaluate_per_query(rows, truth, match_number=not options.allow_subset)
@@ -191,8 +227,15 @@ def _evaluate(
         raise ValueError(
             f"cannot score {name}: {error}".replace("pass match_number=False", "pass --allow-subset")
         ) from error
-    intervals = bootstrap_intervals(per_query, **_resampling(options)) if options.bootstrap else {}
-    return Scored(name, sha256, per_query, summarize_per_query(per_query), intervals, violations)
+    left_out = tasks_left_out(rows, truth, per_query)
+    asked = any(key in row for row in rows for key in PREDICTION_KEYS)  # without any, the official result is empty
+    if asked and not any(array in per_query for array in ("mr_ap", "hl_argmax")):
+        reasons = "; ".join(f"no {task}: {reason}" for task, reason in left_out.items())
+        raise ValueError(f"cannot score {name}: {reasons}; add predictions, or score against other annotations")
+    further = {"r1_thresholds": options.r1}
+    intervals = bootstrap_intervals(per_query, **_resampling(options), **further) if options.bootstrap else {}
+    result = summarize_per_query(per_query)
+    return Scored(name, sha256, per_query, result, intervals, violations, options.r1, left_out)
 
 
 def _resampling(options: argparse.Namespace) -> dict[str, Any]:
@@ -217,8 +260,11 @@ def _report(scored: Sequence[Scored], truth: ParsedSubmission, truth_path: Path,
         content = score_files.score_json(scored[0], settings)
     else:
         first, second = (one.per_query for one in scored)
-        differences = paired_differences(first, second, **_resampling(options)) if options.bootstrap else {}
-        outcomes = paired_outcomes(first, second)
+        further = {"r1_thresholds": options.r1}
+        differences = paired_differences(first, second, **_resampling(options), **further) if options.bootstrap else {}
+        outcomes = paired_outcomes(first, second, **further)
+        if not outcomes:
+            raise ValueError("A and B have no task in common, so there is nothing to compare; name two with windows")
         text = score_report.comparison_text(scored, differences, outcomes, *place)
         content = score_files.comparison_json(scored, differences, outcomes, settings)
     lines = [text]
@@ -226,10 +272,10 @@ def _report(scored: Sequence[Scored], truth: ParsedSubmission, truth_path: Path,
         lines += ["", f"95 %: {options.bootstrap} bootstrap resamples of the queries, seed {options.seed}"]
     if options.json is not None:
         score_files.write_json(options.json, content)
-        lines.append(f"scores: {options.json}")
+        lines.append(printable(f"scores: {options.json}"))
     if options.per_query is not None:
         score_files.write_columns(options.per_query, _query_columns(scored, truth.rows))
-        lines.append(f"queries: {options.per_query}")
+        lines.append(printable(f"queries: {options.per_query}"))
     _show("\n".join(lines))
 
 
@@ -253,13 +299,8 @@ def _query_columns(scored: Sequence[Scored], truth: Sequence[Mapping[str, Any]])
 
 
 def _show(text: str) -> None:
-    """Print, whatever the terminal can show, until nobody reads on."""
+    """Print, whatever the terminal can show."""
     if sys.stdout is None:  # closed by the caller (`>&-`)
         return
     encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has seen enough. The interpreter flushes again at exit, which shall not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text.encode(encoding, "backslashreplace").decode(encoding))

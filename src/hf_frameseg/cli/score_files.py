@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg import __version__
-from hf_frameseg.metrics import Interval, Outcomes, count_queries, mean_iou, query_table
+from hf_frameseg._files import atomic_write, refuse_to_overwrite
+from hf_frameseg._text import printable
+from hf_frameseg.metrics import Interval, Outcomes, count_queries, mean_iou, query_table, recall_at
 
 if TYPE_CHECKING:
     from hf_frameseg.cli.score_report import Scored
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 TEXT_COLUMNS = ("vid", "query")
+_FORMULA_STARTS = ("=", "+", "-", "@")
 
 Columns = Mapping[str, list[Any]]
 
@@ -94,17 +97,19 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) ->
     Raises:
         ValueError: If a path is a folder, an input, given twice, or has a suffix nobody knows.
     """
-    seen: dict[Path, str] = {path.resolve(): "an input" for path in inputs}
+    seen: dict[str, str] = {os.path.realpath(path): "an input" for path in inputs}
     for option, path in outputs.items():
         if path is None:
             continue
         if path.is_dir():
             raise ValueError(f"{option} {path} is a folder; expected a file to write; add a file name")
-        if path.resolve() in seen and not _is_device(path):
-            raise ValueError(f"{option} {path} is {seen[path.resolve()]} as well; name another file")
+        real = os.path.realpath(path)  # which, unlike `resolve`, bears links in a circle
+        if real in seen and not _is_device(path):
+            raise ValueError(f"{option} {path} is {seen[real]} as well; name another file")
+        refuse_to_overwrite(path, inputs, option)
         if option == "--per-query" and path.suffix not in TABLE_SUFFIXES:
             raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
-        seen[path.resolve()] = option
+        seen[real] = option
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -114,7 +119,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         path: File to write; its folder is made.
         content: The dictionary; None becomes null.
     """
-    _write(path, (json.dumps(_finite(content), indent=4, allow_nan=False) + "\n").encode())
+    atomic_write(path, json.dumps(_finite(content), indent=4, allow_nan=False) + "\n")
 
 
 def write_columns(path: Path, columns: Columns) -> None:
@@ -134,18 +139,26 @@ def write_columns(path: Path, columns: Columns) -> None:
                 arrays[name] = array.cast(pyarrow.string() if name in TEXT_COLUMNS else pyarrow.float64())
         buffer = io.BytesIO()
         parquet.write_table(pyarrow.table(arrays), buffer)
-        _write(path, buffer.getvalue())
+        atomic_write(path, buffer.getvalue())
         return
     rows = zip(*columns.values(), strict=True)
     text = io.StringIO()
     if path.suffix == ".csv":
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([_csv_cell(value) for value in row] for row in rows)
     else:
         for row in rows:
             text.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
-    _write(path, text.getvalue().encode("utf-8"))
+    atomic_write(path, text.getvalue())
+
+
+def _csv_cell(value: Any) -> Any:
+    """Keep a text of others from being a formula or an escape where the table is opened."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _ours(scored: Scored) -> dict[str, Any]:
@@ -159,6 +172,8 @@ def _ours(scored: Scored) -> dict[str, Any]:
         "violations": codes,
         "num_queries": count_queries(scored.per_query),
         "mIoU": mean_iou(scored.per_query),
+        **({"R1": recall_at(scored.per_query, scored.r1_thresholds)} if scored.r1_thresholds else {}),
+        **({"left_out": dict(scored.left_out)} if scored.left_out else {}),
     }
 
 
@@ -187,21 +202,3 @@ def _text(value: Any) -> str | None:
 def _is_device(path: Path) -> bool:
     """Tell whether something other than a file is there, such as /dev/null or a pipe."""
     return path.exists() and not path.is_file()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all, whoever else writes it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _is_device(path):
-            path.write_bytes(content)
-            return
-        path = path.resolve()  # a link stays one
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}); name a place that can be written") from error

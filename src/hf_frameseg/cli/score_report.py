@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.cli.text_table import format_table
 from hf_frameseg.metrics import (
     HEADLINE_COLUMNS,
@@ -17,12 +18,12 @@ from hf_frameseg.metrics import (
     Violation,
     count_queries,
     mean_iou,
+    recall_at,
 )
 
 SHOWN_PER_CODE = 3
 """Violations of one kind that are shown before they are only counted."""
 
-TASKS = {"moments": ("mr_ap", "pred_relevant_windows"), "highlights": ("hl_argmax", "pred_saliency_scores")}
 RANGES = ("full", "short", "middle", "long")
 
 Table = tuple[list[str], list[list[str]]]
@@ -39,6 +40,8 @@ class Scored:
         result: The official dictionary.
         intervals: What `bootstrap_intervals` returned; empty without bootstrap.
         violations: What was found wrong; None if it was not validated.
+        r1_thresholds: Further IoU thresholds of R1.
+        left_out: What `tasks_left_out` returned.
     """
 
     name: str
@@ -47,10 +50,22 @@ class Scored:
     result: Mapping[str, Any]
     intervals: Mapping[str, Interval]
     violations: Sequence[Violation] | None = ()
+    r1_thresholds: Sequence[float] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def score(self, key: str) -> float | None:
-        """Return a `brief` number or `mIoU` in percent, None if there is none."""
-        return mean_iou(self.per_query) if key == "mIoU" else self.result["brief"].get(key)
+        """Return a `brief` number, R1 at a further threshold or `mIoU` in percent, None if there is none."""
+        if key == "mIoU":
+            return mean_iou(self.per_query)
+        further = recall_at(self.per_query, self.r1_thresholds)
+        return self.result["brief"].get(key, further.get(key.removeprefix("MR-full-")))
+
+    def headline_keys(self) -> dict[str, str]:
+        """Name the columns of the papers' tables, with R1 at each threshold asked for, and mIoU."""
+        further = {f"R1@{limit:g}": f"MR-full-R1@{limit:g}" for limit in self.r1_thresholds}
+        recalls = {name: key for name, key in {**HEADLINE_COLUMNS, **further}.items() if name.startswith("R1@")}
+        in_order = sorted(recalls, key=lambda name: float(name.removeprefix("R1@")))
+        return {**{name: recalls[name] for name in in_order}, **HEADLINE_COLUMNS, "mIoU": "mIoU"}
 
 
 def violations_text(name: str, violations: Sequence[Violation], show_all: bool = False) -> str:
@@ -76,15 +91,15 @@ def violations_text(name: str, violations: Sequence[Violation], show_all: bool =
     """
     errors = sum(violation.is_error for violation in violations)
     counts = [_count(errors, "error", "errors"), _count(len(violations) - errors, "warning", "warnings")]
-    lines = [f"{name}: {', '.join(count for count in counts if not count.startswith('0 '))}"]
+    lines = [f"{printable(name)}: {', '.join(count for count in counts if not count.startswith('0 '))}"]
     if show_all:
-        return "\n".join([*lines, *(f"  {violation}" for violation in violations)])
+        return "\n".join([*lines, *(f"  {printable(violation)}" for violation in violations)])
     groups: dict[tuple[bool, str], list[Violation]] = {}
     for violation in violations:
         groups.setdefault((not violation.is_error, violation.code), []).append(violation)
     for (_, code), group in sorted(groups.items(), key=lambda item: item[0][0]):
         shown = group if len(group) <= SHOWN_PER_CODE + 1 else group[:SHOWN_PER_CODE]
-        lines += [f"  {violation}" for violation in shown]
+        lines += [f"  {printable(violation)}" for violation in shown]
         if len(group) > len(shown):
             lines.append(f"  and {len(group) - len(shown)} more [{code}]; --all-violations shows each")
     return "\n".join(lines)
@@ -103,7 +118,7 @@ def scores_text(scored: Scored, ground_truth: str, num_annotations: int, width: 
         Several lines, without a newline at the end.
     """
     lines = [_title(scored, ground_truth, num_annotations)]
-    lines += [f"no {task}: the first row has no {key}" for task, key in _missing_tasks(scored)]
+    lines += _notes(scored)
     tables = [_headline_table(scored)]
     if "mr_ap" in scored.per_query:
         tables.append(_moments_table(scored))
@@ -140,8 +155,8 @@ def comparison_text(
     lines = []
     for letter, one in zip("AB", scored, strict=True):
         lines.append(f"{letter}  {_title(one, ground_truth, num_annotations)}")
-        lines += [f"   no {task}: the first row has no {key}" for task, key in _missing_tasks(one)]
-    names = {**_headline_keys(), **{f"mAP {name}": f"MR-{name}-mAP" for name in RANGES[1:]}}
+        lines += [f"   {note}" for note in _notes(one)]
+    names = {**scored[0].headline_keys(), **{f"mAP {name}": f"MR-{name}-mAP" for name in RANGES[1:]}}
     names = {name: key for name, key in names.items() if any(one.score(key) is not None for one in scored)}
     rows = []
     for name, key in names.items():
@@ -166,27 +181,27 @@ def _difference_cells(outcome: Outcomes | None, interval: Interval | None, with_
     return [_signed(outcome.difference), *ends, *map(_share, (outcome.won, outcome.lost, outcome.tied))]
 
 
-def _headline_keys() -> dict[str, str]:
-    """Name the columns of the papers' tables, and mIoU."""
-    return {**HEADLINE_COLUMNS, "mIoU": "mIoU"}
-
-
 def _title(scored: Scored, ground_truth: str, num_annotations: int) -> str:
     """Say what was scored on what."""
     number = count_queries(scored.per_query)["full"]
     part = "" if number == num_annotations else f"{number} of "
     how = ", not validated" if scored.violations is None else ""
-    return f"{scored.name}: {part}{_count(num_annotations, 'query', 'queries')} of {ground_truth}{how}"
+    queries = f"{part}{_count(num_annotations, 'query', 'queries')}"
+    return printable(f"{scored.name}: {queries} of {ground_truth}{how}")
 
 
-def _missing_tasks(scored: Scored) -> list[tuple[str, str]]:
-    """List the tasks that were not scored, and the key that would have made them."""
-    return [(task, key) for task, (array, key) in TASKS.items() if array not in scored.per_query]
+def _notes(scored: Scored) -> list[str]:
+    """Say what was not scored, or not for every query."""
+    arrays = {"moments": "mr_ap", "highlights": "hl_argmax"}
+    return [
+        f"{task}: {reason}" if arrays[task] in scored.per_query else f"no {task}: {reason}"
+        for task, reason in scored.left_out.items()
+    ]
 
 
 def _headline_table(scored: Scored) -> Table:
     """Make the row of the papers' tables."""
-    keys = {name: key for name, key in _headline_keys().items() if scored.score(key) is not None}
+    keys = {name: key for name, key in scored.headline_keys().items() if scored.score(key) is not None}
     rows = [["score", *(_percent(scored.score(key)) for key in keys.values())]]
     return ["", *keys], rows + _interval_rows(scored, list(keys.values()))
 

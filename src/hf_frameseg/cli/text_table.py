@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hf_frameseg._text import printable
+
 _GAP = "  "
 
 
@@ -13,7 +15,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: in
 
     Args:
         header: Column names. One with a newline has the name of a group above its own; neighbours share it.
-        rows: Cells, as many as there are names. The first cell of a row is its label.
+        rows: Cells, as many as there are names. The first cell of a row is its label. Control characters are escaped.
         width: Columns of the terminal.
 
     Returns:
@@ -38,7 +40,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: in
     names = [name.split("\n") for name in header]
     height = max(map(len, names))
     cells = [[""] * (height - len(name)) + name for name in names]  # the last lines stand side by side
-    columns = [[*top, *(row[index] for row in rows)] for index, top in enumerate(cells)]
+    columns = [[*top, *(printable(row[index]) for row in rows)] for index, top in enumerate(cells)]
     label, *values = [_align(column, left=index == 0) for index, column in enumerate(columns)]
     lines: list[str] = []
     for block in _blocks(values, [name[0] if len(name) > 1 else "" for name in names[1:]], width - len(label[0])):

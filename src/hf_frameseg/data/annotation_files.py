@@ -17,6 +17,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,32 @@ def read_annotation_file(
     rows = to_rows(entries, path, last_window_ends(entries) | durations, rule, scale)
     unknown = {"duration", *RATING_FIELDS, "saliency_source"}
     return [row if row["vid"] in known else {k: v for k, v in row.items() if k not in unknown} for row in rows]
+
+
+def read_rated_clips(path: str | Path, scale: RatingScale) -> dict[int | str, dict[str, Any]]:
+    """Read highlights without moments as they were rated, for scoring.
+
+    Args:
+        path: A file of rows or a table with `saliency`.
+        scale: How the clips were rated.
+
+    Returns:
+        qid -> `vid`, `query` and `ratings` (C, A), of all complete clips, in the order of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AnnotationError: If an entry is wrong or has no ratings; the message starts with its place.
+    """
+    entries = annotation_entries(path)
+    for entry in entries:
+        if entry.clip_ratings is None:
+            raise AnnotationError(f"{entry.where}: lacks saliency, the ratings of its clips; add them")
+    rows = to_rows([replace(entry, windows=()) for entry in entries], path, scale=scale)  # none is left out
+    rated = {}
+    for row, entry in zip(rows, entries, strict=True):
+        ratings = scale.read(entry.clip_ratings, row["duration"])
+        rated[row["qid"]] = {"vid": row["vid"], "query": row["query"], "ratings": ratings}
+    return rated
 
 
 def annotation_entries(path: str | Path) -> list[MomentEntry]:

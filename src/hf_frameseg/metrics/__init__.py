@@ -7,15 +7,18 @@ how sure a score is and `paired_differences` which of two submissions is better.
 """
 
 from hf_frameseg.metrics.bootstrap import (
+    MAX_RESAMPLES,
     Interval,
     Outcomes,
     bootstrap_intervals,
+    bootstrap_means,
     paired_differences,
     paired_outcomes,
     query_scores,
 )
 from hf_frameseg.metrics.files import ParsedSubmission, parse_submission, read_ground_truth, read_submission
 from hf_frameseg.metrics.highlight import MIN_RATINGS, highlight_average_precision, highlight_hits, top_clip
+from hf_frameseg.metrics.highlight_ranking import evaluate_highlights, positive_clips, ranking_average_precision
 from hf_frameseg.metrics.query_table import query_table
 from hf_frameseg.metrics.retrieval import (
     IOU_THRESHOLDS,
@@ -43,6 +46,7 @@ __all__ = [
     "HEADLINE_COLUMNS",
     "IOU_THRESHOLDS",
     "LENGTH_RANGES_SECONDS",
+    "MAX_RESAMPLES",
     "MAX_WINDOWS",
     "MIN_RATINGS",
     "Interval",
@@ -51,7 +55,9 @@ __all__ = [
     "Violation",
     "average_precision",
     "bootstrap_intervals",
+    "bootstrap_means",
     "count_queries",
+    "evaluate_highlights",
     "evaluate_per_query",
     "evaluate_submission",
     "headline",
@@ -61,8 +67,10 @@ __all__ = [
     "paired_differences",
     "paired_outcomes",
     "parse_submission",
+    "positive_clips",
     "query_scores",
     "query_table",
+    "ranking_average_precision",
     "read_ground_truth",
     "read_submission",
     "recall_at",

@@ -60,7 +60,7 @@ def read_queries(annotations: Sequence[Mapping[str, Any]]) -> list[AuditQuery]:
         raise ValueError("expected at least one annotation, got none; check the file or the split")
     for qid, rows in rows_by_qid(annotations, "annotation").items():
         if len(rows) > 1:
-            raise ValueError(f"qid {qid}: {len(rows)} annotations have this qid; give every query its own")
+            raise ValueError(f"qid {short(qid)}: {len(rows)} annotations have this qid; give every query its own")
     has_ratings = any(is_rated(row) for row in annotations)
     return [_read(row, has_ratings) for row in annotations]
 
@@ -71,14 +71,14 @@ def _read(row: Mapping[str, Any], has_ratings: bool) -> AuditQuery:
     is_number = isinstance(duration_seconds, (int, float)) and not isinstance(duration_seconds, bool)
     if not is_number or not 0 < duration_seconds <= MAX_DURATION_SECONDS:
         raise ValueError(
-            f"qid {row['qid']}: expected duration to be seconds above 0 and up to {MAX_DURATION_SECONDS:g}, got "
+            f"qid {short(row['qid'])}: expected duration to be seconds above 0 and up to {MAX_DURATION_SECONDS:g}, got "
             f"{short(duration_seconds)}; correct the annotation"
         )
     if not has_ratings:
         return AuditQuery(row, windows, float(duration_seconds))
     if not is_rated(row):
         raise ValueError(
-            f"qid {row['qid']}: expected ratings as in other annotations, got none; leave them out of all "
+            f"qid {short(row['qid'])}: expected ratings as in other annotations, got none; leave them out of all "
             "rows, or leave this row out"
         )
     ratings = annotated_ratings(row)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS, NUM_ANNOTATORS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
-from hf_frameseg.moments import num_clips
+from hf_frameseg.moments import MAX_DURATION_SECONDS, num_clips
 
 Row = Mapping[str, Any]
 
@@ -49,6 +49,15 @@ def shared_qids(
     return shared
 
 
+def qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:
+    """Make an int64 array where possible, else keep the objects (numpy would turn [1, '1'] into strings)."""
+    if all(isinstance(qid, (int, np.integer)) and abs(int(qid)) < 2**63 for qid in qids):
+        return np.array(qids, dtype=np.int64)
+    array = np.empty(len(qids), dtype=object)
+    array[:] = qids
+    return array
+
+
 def is_rated(row: Row) -> bool:
     """Tell whether people rated the clips of a query; a rule may have made ratings up (`saliency_source`)."""
     if row.get("saliency_source") not in (None, "annotators"):
@@ -84,8 +93,8 @@ def predicted_windows(row: Row) -> NDArray[np.float64]:
         windows = None
     if windows is None or windows.ndim != 2 or windows.shape[1] != 3:
         raise ValueError(
-            f"qid {row['qid']}: pred_relevant_windows is {short(value)}; expected a list of [start, end, score] in "
-            "numbers; write every window with its score (1.0 if there is none)"
+            f"qid {short(row['qid'])}: pred_relevant_windows is {short(value)}; expected a list of [start, end, score] "
+            "in numbers; write every window with its score (1.0 if there is none)"
         )
     return windows
 
@@ -99,7 +108,7 @@ def annotated_windows(row: Row) -> NDArray[np.float64]:
         windows = None
     if windows is None or windows.ndim != 2 or windows.shape[1] != 2:
         raise ValueError(
-            f"qid {row['qid']}: relevant_windows of the ground truth is {short(value)}; expected at least one "
+            f"qid {short(row['qid'])}: relevant_windows of the ground truth is {short(value)}; expected at least one "
             "[start, end] in numbers; correct the annotation or leave the query out of both files"
         )
     return windows
@@ -116,8 +125,8 @@ def predicted_saliency(row: Row) -> NDArray[np.float64]:
         scores = scores[:, 0]
     if scores is None or scores.ndim != 1 or scores.size == 0:
         raise ValueError(
-            f"qid {row['qid']}: pred_saliency_scores is {short(value)}; expected a flat list of numbers; write one "
-            f"number per {CLIP_SECONDS}-second clip"
+            f"qid {short(row['qid'])}: pred_saliency_scores is {short(value)}; expected a flat list of numbers; write "
+            f"one number per {CLIP_SECONDS}-second clip"
         )
     return scores
 
@@ -129,13 +138,15 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
         for key in ("relevant_clip_ids", "saliency_scores", "duration")
     )
     try:
+        if not duration_seconds <= MAX_DURATION_SECONDS:
+            raise ValueError("a typing error, whose clips would fill the memory")
         count = num_clips(duration_seconds)
         spread = np.zeros((count, NUM_ANNOTATORS))
         # One assignment decides, as in the official code: negative ids count from the end, one column serves all.
         spread[np.array(clip_ids)] = _numbers(ratings)
     except (TypeError, ValueError, IndexError, OverflowError):
         raise ValueError(
-            f"qid {row['qid']}: the ground truth has relevant_clip_ids {short(clip_ids)} and saliency_scores "
+            f"qid {short(row['qid'])}: the ground truth has relevant_clip_ids {short(clip_ids)} and saliency_scores "
             f"{short(ratings)} for {short(duration_seconds)} s; expected one or more ids of {CLIP_SECONDS}-second "
             f"clips in the video with {NUM_ANNOTATORS} ratings each; correct the annotation, or drop "
             "pred_saliency_scores to score moments only"
@@ -146,7 +157,7 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
 def _get(row: Row, key: str, repair: str) -> Any:
     """Fetch a field that must be there."""
     if key not in row:
-        raise ValueError(f"qid {row['qid']}: a row lacks {key!r}, which scoring needs; {repair}")
+        raise ValueError(f"qid {short(row['qid'])}: a row lacks {key!r}, which scoring needs; {repair}")
     return row[key]
 
 

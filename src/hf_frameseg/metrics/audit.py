@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hf_frameseg.labels import frame_mask, graded_frame_targets
 from hf_frameseg.metrics._audit_queries import AuditQuery, read_queries
+from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.annotation_statistics import LENGTH_EDGES_SECONDS, statistics_of
 from hf_frameseg.metrics.highlight import CLIP_SECONDS, MIN_RATINGS, highlight_average_precision, highlight_hits
 from hf_frameseg.metrics.retrieval import LENGTH_RANGES_SECONDS
@@ -174,7 +175,7 @@ def _mask(query: AuditQuery, grid: FrameGrid, rule: str) -> _Mask:
     try:
         return _Mask(query, grid, frame_mask(query.windows, grid, rule, saliency=saliency))
     except ValueError as error:
-        raise ValueError(f"qid {query.qid}: {error}") from None
+        raise ValueError(f"qid {short(query.qid)}: {error}") from None
 
 
 def _listing(queries: Sequence[AuditQuery], masks: Sequence[_Mask], listing: str) -> tuple[Scores, Scores] | None:

@@ -126,6 +126,26 @@ def bootstrap_intervals(
     return _intervals(query_scores(per_query, r1_thresholds), num_resamples, level, seed)
 
 
+def bootstrap_means(
+    scores: Mapping[str, NDArray[np.float64]], *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Estimate how far the mean of any score per query would move with other queries.
+
+    Args:
+        scores: Name -> value of each query, (Q,); NaN for queries that have none.
+        num_resamples: As in `bootstrap_intervals`.
+        level: As in `bootstrap_intervals`.
+        seed: As in `bootstrap_intervals`.
+
+    Returns:
+        Name -> interval.
+
+    Raises:
+        ValueError: If a parameter is out of range.
+    """
+    return _intervals(scores, num_resamples, level, seed)
+
+
 def paired_differences(
     first: Mapping[str, NDArray[Any]],
     second: Mapping[str, NDArray[Any]],

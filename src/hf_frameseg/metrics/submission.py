@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from hf_frameseg.metrics import _rows, highlight, retrieval
 from hf_frameseg.metrics._rows import Row
+from hf_frameseg.metrics._text import short
 
 PerQuery = dict[str, NDArray[Any]]
 Groups = Mapping[Hashable, list[Row]]
@@ -128,7 +129,7 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
     annotated = _rows.rows_by_qid(ground_truth, "ground truth")
     qids = _rows.shared_qids(predicted, annotated, match_number)
     first_row = predicted[qids[0]][0]
-    result: PerQuery = {"qid": _qid_array(qids)}
+    result: PerQuery = {"qid": _rows.qid_array(qids)}
     rated = _rows.rated([annotated[qid][-1] for qid in qids])
     if "pred_relevant_windows" in first_row and (not rated.any() or _any_has_windows(qids, annotated)):
         result |= _retrieval_per_query(qids, predicted, annotated)
@@ -291,15 +292,6 @@ def count_queries(per_query: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     return {"full": len(per_query["qid"]), **inside, **partly}
 
 
-def _qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:
-    """Make an int64 array where possible, else keep the objects (numpy would turn [1, '1'] into strings)."""
-    if all(isinstance(qid, (int, np.integer)) and abs(int(qid)) < 2**63 for qid in qids):
-        return np.array(qids, dtype=np.int64)
-    array = np.empty(len(qids), dtype=object)
-    array[:] = qids
-    return array
-
-
 def _retrieval_per_query(qids: Sequence[Hashable], predicted: Groups, annotated: Groups) -> PerQuery:
     """Score moments, in full and per length range."""
     rows = [[_rows.predicted_windows(row) for row in predicted[qid]] for qid in qids]
@@ -357,7 +349,7 @@ def _highlight_per_query(
     for qid, values, clips in zip(asked, scores, ratings, strict=True):
         if not np.isfinite(values).all() and _decides(values[: len(clips)], clips, minimum):
             raise ValueError(
-                f"qid {qid}: pred_saliency_scores holds NaN or infinity at clip "
+                f"qid {short(qid)}: pred_saliency_scores holds NaN or infinity at clip "
                 f"{int(np.flatnonzero(~np.isfinite(values))[0])}; expected finite numbers; check the model's logits "
                 "(float16 overflows at 65504)"
             )

@@ -19,7 +19,7 @@ import numpy as np
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
-from hf_frameseg.moments import num_clips
+from hf_frameseg.moments import MAX_DURATION_SECONDS, num_clips
 
 PREDICTION_KEYS = ("pred_relevant_windows", "pred_saliency_scores")
 
@@ -218,7 +218,8 @@ def _check_saliency(scores: Any, duration_seconds: float | None) -> Iterator[Fou
     if wrong is not None:
         message = f"expected a finite number for clip {wrong}, got {short(scores[wrong])}"
         yield "bad-saliency", message, "check the model's output", True
-    count = None if duration_seconds is None or duration_seconds <= 0 else num_clips(duration_seconds)
+    known = duration_seconds is not None and 0 < duration_seconds <= MAX_DURATION_SECONDS
+    count = num_clips(duration_seconds) if known else None
     if count is not None and len(scores) != count:
         message = f"expected {count} number{'s' * (count > 1)} for {duration_seconds:g} s, got {len(scores)}"
         yield "saliency-length", message, fix, False  # the evaluator's own sample submission has such rows
