@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import CLIP_SECONDS, NUM_ANNOTATORS
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
-from hf_frameseg.moments import MAX_DURATION_SECONDS, num_clips
+from hf_frameseg.moments import num_clips
 
 Row = Mapping[str, Any]
 
@@ -138,8 +138,6 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
         for key in ("relevant_clip_ids", "saliency_scores", "duration")
     )
     try:
-        if not duration_seconds <= MAX_DURATION_SECONDS:
-            raise ValueError("a typing error, whose clips would fill the memory")
         count = num_clips(duration_seconds)
         spread = np.zeros((count, NUM_ANNOTATORS))
         # One assignment decides, as in the official code: negative ids count from the end, one column serves all.
