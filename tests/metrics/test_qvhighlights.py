@@ -78,3 +78,13 @@ def test_mean_iou_comes_on_request(case: tuple[Rows, Rows, dict[str, Any]]) -> N
     metric = QVHighlightsMetric(keep_in_memory=True)
     result = metric.compute(predictions=predictions, references=references, with_mean_iou=True)
     assert result == {**expected, "frameseg": {"mIoU": 70.21}}
+
+
+def test_text_qids_and_further_thresholds() -> None:
+    rows = [{"qid": qid, "pred_relevant_windows": [[0.0, 4.0, 0.9]]} for qid in ("s1_0", "7")]
+    truth = [{"qid": row["qid"], "duration": 10, "relevant_windows": [[0, 10]]} for row in rows]
+    metric = QVHighlightsMetric(keep_in_memory=True)
+    result = metric.compute(predictions=rows, references=truth, r1_thresholds=[0.3, 0.5], with_mean_iou=True)
+    assert result["frameseg"] == {"mIoU": 40.0, "R1@0.3": 100.0, "R1@0.5": 0.0}
+    with pytest.raises(ValueError, match="same qids"):
+        QVHighlightsMetric(keep_in_memory=True).compute(predictions=[{**rows[0], "qid": 7}], references=truth[1:])

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import nullcontext, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hf_frameseg import __version__
 from hf_frameseg._text import printable
@@ -35,16 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: what the command returns (nothing means 0), 2 after an error that the user can mend (printed as
         one line), 130 after Ctrl-C.
     """
+    stdout = _Watched(sys.stdout)
+    with redirect_stdout(stdout) if sys.stdout is not None else nullcontext():  # else closed by the caller (`>&-`)
+        try:
+            status = _run(argv)
+        except SystemExit as end:  # --help, --version, or a wrong command line
+            raise SystemExit(stdout.finish(end.code)) from None
+    return stdout.finish(status)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Parse and carry out; the user's errors become one line."""
+    options = build_parser().parse_args(argv)
     try:
-        options = build_parser().parse_args(argv)
-    except SystemExit as end:  # --help, --version, or a wrong command line
-        raise SystemExit(_flushed(end.code)) from None
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a query may hold what the terminal cannot show
-    try:
-        status = options.run(options) or 0
+        return options.run(options) or 0
     except BrokenPipeError:
-        return _flushed(0)  # `| head` has seen enough
+        return 0  # `| head` has seen enough
     except KeyboardInterrupt as error:
         if options.debug:
             raise
@@ -53,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _user_errors() as error:
         if options.debug:
             raise
-        _say(f"frameseg: error: {' '.join(_one_line(error).split())}")
-        return _flushed(USER_ERROR)
-    return _flushed(status)
+        if error is not getattr(sys.stdout, "failure", None):
+            _say(f"frameseg: error: {' '.join(_one_line(error).split())}")
+        return USER_ERROR
 
 
 def _one_line(error: Exception) -> str:
@@ -75,20 +81,54 @@ def _say(line: str) -> None:
         print(printable(line), file=sys.stderr)
 
 
-def _flushed(status: int) -> int:
-    """Write what is left for stdout; a reader that has seen enough is fine, a full disk is an error."""
-    if sys.stdout is None:  # closed by the caller (`>&-`)
-        return status
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _say(f"frameseg: error: cannot write to standard output ({error.strerror}); write it somewhere else")
-            status = USER_ERROR
+class _Watched:
+    """Stand for a standard output, and remember that it could not be written; argparse, for one, keeps that to itself.
+
+    Args:
+        stream: The output; None if it was closed.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a query may hold what the terminal cannot show
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, as the stream does."""
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def finish(self, status: int) -> int:
+        """Write what is left; a reader that has seen enough is fine, a full disk is an error.
+
+        Args:
+            status: The exit status so far.
+
+        Returns:
+            The exit status.
+        """
+        if self.stream is None:
+            return status
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self.failure = self.failure or error
+        if self.failure is None:
+            return status
         # The interpreter flushes again at exit, which shall not fail either.
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        if isinstance(self.failure, BrokenPipeError):
+            return status
+        _say(f"frameseg: error: cannot write to standard output ({self.failure.strerror}); write it somewhere else")
+        return USER_ERROR
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hf_frameseg._text import printable
 from hf_frameseg.cli.data_options import add_data_options
 
 _EPILOG = """\
@@ -67,4 +68,4 @@ def _prepare(options: argparse.Namespace) -> None:
             dataset = load_split(builder, split, options.num_proc, check=True)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("finished videos are kept, the same command goes on from there") from None
-        print(f"{split}  {len(dataset)} queries  {builder.cache_dir}")
+        print(printable(f"{split}  {len(dataset)} queries  {builder.cache_dir}"))

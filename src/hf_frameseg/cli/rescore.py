@@ -65,15 +65,14 @@ def _rescore(options: argparse.Namespace) -> None:
     settings = _settings(options)
     if options.submission is not None and len(settings) != 1:
         raise ValueError(f"--submission holds the windows of one decoder, got {len(settings)}; name one with --decoder")
-    from hf_frameseg.cli.ground_truth import resolve_ground_truth
+    from hf_frameseg.cli.ground_truth import read_truth, resolve_ground_truth
     from hf_frameseg.decoding.frames_file import read_frames_file
     from hf_frameseg.metrics import evaluate_submission
-    from hf_frameseg.metrics.files import read_ground_truth
 
     ground_truth = resolve_ground_truth(options)
     check_outputs({"--json": options.json, "--submission": options.submission}, [options.frames, ground_truth])
     predictions = read_frames_file(options.frames)
-    truth = read_ground_truth(ground_truth).rows
+    truth = read_truth(ground_truth).rows
     num_queries = _count_shared(predictions, truth, options.allow_subset)
     _warn_of_durations(predictions, truth)
     results = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hf_frameseg._text import printable
+
 
 def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
@@ -34,4 +36,4 @@ def _synth(options: argparse.Namespace) -> None:
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     write_dataset(options.out, progress=True, **given)
-    print(f"data set  {options.out}")
+    print(f"data set  {printable(options.out)}")

@@ -127,7 +127,9 @@ def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
     lines = []
     for one in prepared:
         sizes = f"{one.num_files} files, {one.num_bytes / 1e6:.1f} MB"
-        lines.append(f"{'damaged' if one.damage else 'sound  '}  {printable(one.folder)}  {one.damage or sizes}")
+        lines.append(
+            f"{'damaged' if one.damage else 'sound  '}  {printable(one.folder)}  {printable(one.damage or sizes)}"
+        )
     if damaged := sum(one.damage is not None for one in prepared):
         what = "is damaged; `frameseg prepare` with the same options makes it again"
         what = what if damaged == 1 else "are damaged; `frameseg prepare` with the same options makes them again"
@@ -167,10 +169,9 @@ def describe(verification: Verification, width: int) -> list[str]:
         rows.append([split, *map(str, numbers)])
         for kind in PROBLEMS:
             some = [one for one in verification.problems if (one.split, one.problem) == (split, kind)]
-            lines += [
-                f"{split:<{wide}}  {kind:<10}  {one.vid}  {one.error} ({one.queries} {_plural('query', one.queries)})"
-                for one in some[:SHOWN_PROBLEMS]
-            ]
+            for one in some[:SHOWN_PROBLEMS]:
+                affects = f"({one.queries} {_plural('query', one.queries)})"
+                lines.append(printable(f"{split:<{wide}}  {kind:<10}  {one.vid}  {one.error} {affects}"))
             if len(some) > SHOWN_PROBLEMS:
                 lines.append(
                     f"{split:<{wide}}  {kind:<10}  and {len(some) - SHOWN_PROBLEMS} more; --json FILE lists all"

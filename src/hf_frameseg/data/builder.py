@@ -44,6 +44,7 @@ from typing import Any
 import datasets
 from datasets.utils import tqdm
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.cache import (
     CacheError,
     DamagedCacheError,
@@ -178,7 +179,8 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             return  # no lock is needed: the cache may be read-only
         with one_line_errors(Path(self._cache_dir_root)), exclusive(parts.folder):
             if os.path.lexists(self._place) and (damage := find()) is not None:
-                logger.warning("the prepared data in %s is damaged (%s); it is prepared again", self._place, damage)
+                shown = map(printable, (self._place, damage))
+                logger.warning("the prepared data in %s is damaged (%s); it is prepared again", *shown)
                 if not self._place.is_dir() or self._place.is_symlink():
                     self._place.unlink()
                 self.info = copy.deepcopy(self._new_info)
@@ -274,7 +276,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
                 return columns
             self._failures[video] = columns
         if self.config.on_error == "raise":
-            raise VideoReadError(f"video {video[0]}: {self._failures[video].error}; {_HINT}")
+            raise VideoReadError(printable(f"video {video[0]}: {self._failures[video].error}; {_HINT}"))
         return blank_columns(video[1], settings) if self.config.on_error == "blank" else None
 
     def plan(self) -> dict[Video, VideoJob]:
@@ -351,7 +353,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         """Write the report of a preparation that failed, and return the error that names it."""
         path = self._failure_report()
         write_failures(path, self._failure_lines())
-        return error(f"{message}; report: {path}")
+        return error(printable(f"{message}; report: {path}"))
 
     def _failure_report(self) -> Path:
         """Return where the report goes when the preparation fails: beside the folder that it would have filled."""
@@ -410,7 +412,8 @@ def load_split(
         queries = sum(failure["queries"] for failure in failures)
         what = "have black frames" if builder.config.on_error == "blank" else "were left out"
         logger.warning(
-            "missing or unreadable videos: %d (%d queries), which %s; see %s", len(failures), queries, what, report
+            "missing or unreadable videos: %d (%d queries), which %s; see %s",
+            *(len(failures), queries, what, printable(report)),
         )
     return dataset
 

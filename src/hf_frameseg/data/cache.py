@@ -98,7 +98,7 @@ def exclusive(folder: Path, wait: bool = True) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        logger.warning("another process prepares the same data; waiting until it is finished (%s)", lock.lock_file)
+        logger.warning("another process prepares the same data; waiting until it is finished (%s)", printable(lock.lock_file))
         lock.acquire()
     try:
         yield True

@@ -437,5 +437,5 @@ def _log_repairs(name: str, repairs: Mapping[str, int], num_left_out: int) -> No
         logger.warning(
             "%s: repaired windows: %d with start after end swapped, %d cut at the video's start or end, %d empty ones "
             "dropped; %d queries without a window dropped",
-            *(name, repairs["swapped"], repairs["cut"], repairs["empty"], num_left_out),
+            *(printable(name), repairs["swapped"], repairs["cut"], repairs["empty"], num_left_out),
         )

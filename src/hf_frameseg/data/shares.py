@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.data.streaming import save_shards
 from hf_frameseg.data.video import VideoReadError
@@ -57,7 +58,7 @@ def decode_share(builder: FrameDatasetBuilder, rank: int, world_size: int, num_p
     with closing(run_jobs(todo, builder.config.frame_settings(), parts, num_proc)) as results:
         for job, failure in results:
             if failure is not None:
-                failed.append(f"video {job.file.vid}: {failure.error}")
+                failed.append(printable(f"video {job.file.vid}: {failure.error}"))
                 logger.warning(failed[-1])
     if failed and builder.config.on_error == "raise":
         raise VideoReadError(f"{failed[0]} ({len(failed)} of {len(todo)} in this share); pass on_error='skip'")

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 import evaluate
 
-from hf_frameseg.metrics import evaluate_per_query, mean_iou, summarize_per_query
+from hf_frameseg.metrics import evaluate_per_query, mean_iou, recall_at, summarize_per_query
 
 _DESCRIPTION = """\
 Moment retrieval (R1, mAP) and highlight detection (HL-mAP, HIT@1) on QVHighlights, equal to the official evaluator
@@ -35,24 +36,26 @@ Args:
     references: As many annotation rows, in any order: qid, query, duration, vid, relevant_windows, relevant_clip_ids,
         saliency_scores. Rows meet by qid.
     match_number: Require the same qids on both sides (default) instead of scoring the shared ones.
+    r1_thresholds: Further IoU thresholds of R1, such as [0.3]; they come as result["frameseg"]["R1@0.3"].
     with_mean_iou: Add mIoU, which the official dictionary does not hold, as result["frameseg"]["mIoU"].
 Returns:
     The official nested dictionary: brief, full, short, middle, long, HL-min-Fair, HL-min-Good, HL-min-VeryGood.
 """
 
+_QID = datasets.Value("string")  # as JSON: a column has one type, and qids are numbers or texts
 _WINDOWS = datasets.List(datasets.List(datasets.Value("float64")))
 
 _FEATURES = datasets.Features(
     {
         "predictions": {
-            "qid": datasets.Value("int64"),
+            "qid": _QID,
             "query": datasets.Value("string"),
             "vid": datasets.Value("string"),
             "pred_relevant_windows": _WINDOWS,
             "pred_saliency_scores": datasets.List(datasets.Value("float64")),
         },
         "references": {
-            "qid": datasets.Value("int64"),
+            "qid": _QID,
             "query": datasets.Value("string"),
             "duration": datasets.Value("float64"),
             "vid": datasets.Value("string"),
@@ -124,19 +127,24 @@ class QVHighlightsMetric(evaluate.Metric):
         references: Sequence[Mapping[str, Any]],
         match_number: bool = True,
         with_mean_iou: bool = False,
+        r1_thresholds: Sequence[float] = (),
     ) -> dict[str, Any]:
         """Score the rows that `evaluate` gathered."""
-        per_query = evaluate_per_query(_without_nulls(predictions), _without_nulls(references), match_number)
-        result = summarize_per_query(per_query)
-        return {**result, "frameseg": {"mIoU": mean_iou(per_query)}} if with_mean_iou else result
+        per_query = evaluate_per_query(_unfit(predictions), _unfit(references), match_number)
+        ours = {"mIoU": mean_iou(per_query)} if with_mean_iou else {}
+        ours |= recall_at(per_query, r1_thresholds)
+        return {**summarize_per_query(per_query), **({"frameseg": ours} if ours else {})}
 
 
 def _fit(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Give a row exactly the keys of its features: `evaluate` refuses both missing and additional ones."""
     texts = ("query", "vid")  # never null: evaluate checks that strings are strings
-    return {key: row.get(key, "" if key in texts else None) for key in _FEATURES[name]}
+    fitted = {key: row.get(key, "" if key in texts else None) for key in _FEATURES[name]}
+    qid = fitted["qid"]
+    return {**fitted, "qid": json.dumps(qid.item() if hasattr(qid, "item") else qid)}
 
 
-def _without_nulls(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Undo what the Arrow table did to absent keys: it stores them as null."""
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+def _unfit(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Undo `_fit`, and what the Arrow table did to absent keys: it stores them as null."""
+    decoded = ({**row, "qid": json.loads(row["qid"])} for row in rows)
+    return [{key: value for key, value in row.items() if value is not None} for row in decoded]
