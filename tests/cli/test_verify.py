@@ -105,3 +105,45 @@ status = main(["verify", "--data-dir", {str(data_dir)!r}, "--split", "val"])
 sys.exit(3 if "torch" in sys.modules else status)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_a_table_is_verified(data_dir, tmp_path, capsys):
+    name = vids(data_dir, "val")[0]
+    table = tmp_path / "mine.csv"
+    table.write_text(f"vid,query,start,end,duration\n{name},a dog,1,3,8\n{name},a cat,1,3,8\ngone,a bird,1,3,8\n")
+    words = ["verify", "--table", str(table), "--video-dir", str(data_dir / "videos")]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert f"train  duration    {name}  " in out
+    assert "annotations say 8 s (2 queries)" in out
+    assert "train  missing     gone  " in out
+    assert main([*words, "--dataset", "activitynet"]) == 2
+    assert "--table is read by its content" in capsys.readouterr().err
+    assert main(["verify", "--data-dir", str(data_dir), "--rating-scale", "1", "5"]) == 2
+    assert "say how a --table was rated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["annotations", "video", "link", "table"])
+def test_no_file_of_the_data_set_is_overwritten(data_dir, tmp_path, capsys, place):
+    target = data_dir / "highlight_val_release.jsonl"
+    out, words = target, ["--data-dir", str(data_dir)]
+    if place == "video":
+        out = target = data_dir / "videos" / f"{vids(data_dir, 'val')[0]}.mp4"
+    elif place == "link":
+        out = tmp_path / "report.json"
+        out.symlink_to(target)
+    elif place == "table":
+        words = ["--table", str(target), "--video-dir", str(data_dir / "videos")]
+    before = target.read_bytes()
+    assert main(["verify", *words, "--json", str(out)]) == 2
+    assert "it would be overwritten; name another file" in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
+def test_names_of_others_are_shown_as_text(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    line = {"vid": "v\x1b[2J\n0 problems\u202e", "query": "q", "duration": 9, "relevant_windows": [[1, 3]]}
+    table = tmp_path / "mine.jsonl"
+    table.write_text(json.dumps(line))
+    assert main(["verify", "--table", str(table)]) == 1
+    assert all(text.isprintable() for text in capsys.readouterr().out.splitlines())

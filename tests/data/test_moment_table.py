@@ -190,6 +190,22 @@ def test_loading_a_table_asks_the_videos_for_what_it_does_not_state(
     assert elsewhere["vid"] == ["b"]
 
 
+def test_videos_that_go_on_after_their_annotated_end_are_counted(
+    tmp_path: Path, write_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", np.arange(200) * 100)  # 20 s
+    write_video(tmp_path / "videos" / "b.mp4", np.arange(100) * 100)  # 10 s
+    lines = [("a", 8, [[1, 3]]), ("a", 8, [[2, 4]]), ("b", 8.5, [[1, 3]])]  # b is within the tolerance
+    rows = [{"video": vid, "query": "q", "duration": seconds, "windows": windows} for vid, seconds, windows in lines]
+    table = write_jsonl(tmp_path / "mine.jsonl", *rows)
+    dataset = load_moments(table, num_frames=2, frame_size=32, cache_dir=tmp_path / "cache")
+    assert (
+        "1 of 2 videos (2 queries) last much longer than annotated, for example a: 20.0 s, annotated 8 s" in caplog.text
+    )
+    assert "file_seconds" not in dataset.column_names
+
+
 def test_a_table_needs_a_file(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     with pytest.raises(FileNotFoundError, match="no annotation file at .*mine.csv"):

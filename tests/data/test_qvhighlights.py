@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 
+from hf_frameseg._text import printable
 from hf_frameseg.data import builder, qvhighlights, video_jobs
 from hf_frameseg.data.prepared_video import FrameSettings
 from hf_frameseg.data.qvhighlights import (
@@ -274,7 +275,7 @@ def test_a_qid_without_a_video_is_named_before_anything_is_decoded(load, data_di
 def test_a_vid_cannot_leave_the_video_folder(load, data_dir, source_video, annotation, write_annotations, vid):
     shutil.copy(source_video, data_dir / "outside.mp4")
     write_annotations(data_dir / FILE, [annotation(vid=vid), annotation(qid=2, vid="a")])
-    with pytest.raises(FileNotFoundError, match=rf"^qid 1: no video {re.escape(vid)}: no such file"):
+    with pytest.raises(FileNotFoundError, match=rf"^qid 1: no video {re.escape(printable(vid))}: no such file"):
         load()
     assert load(on_error="skip")["vid"][:] == ["a"]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hf_frameseg._files import refuse_to_overwrite
 
 if TYPE_CHECKING:
     from hf_frameseg.data.builder import FrameDatasetBuilder
@@ -33,9 +36,19 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
         (['val', 'test'], 'qvhighlights')
     """
     group = parser.add_argument_group("data set")
-    group.add_argument(
-        "--data-dir", metavar="DIR", type=Path, required=required, help="folder with the annotation files and videos/"
+    one_of = group.add_mutually_exclusive_group(required=required)
+    one_of.add_argument("--data-dir", metavar="DIR", type=Path, help="folder with the annotation files and videos/")
+    one_of.add_argument(
+        "--table", metavar="FILE", type=Path, help="or a file of queries of any form, with videos/ beside it"
     )
+    group.add_argument(
+        "--rating-scale",
+        metavar=("LOWEST", "HIGHEST"),
+        nargs=2,
+        type=float,
+        help="ratings of the table, if not 0 to 4 (TVSum: 1 5)",
+    )
+    group.add_argument("--clip-seconds", metavar="S", type=float, help="with it: length of a rated clip (default: 2)")
     group.add_argument(
         "--dataset", choices=sorted(DATASETS), default="qvhighlights", help="its format (default: %(default)s)"
     )
@@ -50,6 +63,26 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
     group.add_argument("--num-proc", metavar="N", type=int, help="processes (default: 1)")
 
 
+def refuse_in_data(output: Path | None, option: str, options: argparse.Namespace) -> None:
+    """Refuse an output that would replace a file of the data set.
+
+    Args:
+        output: Where a result would go; None is fine.
+        option: How the user names it.
+        options: What the options of `add_data_options` were parsed into.
+
+    Raises:
+        ValueError: If it is the table or the archive, or is there already inside one of the folders.
+    """
+    places = [place for place in (options.data_dir, options.table, options.video_dir) if place is not None]
+    refuse_to_overwrite(output, places, option)
+    if output is None or not output.is_file():
+        return
+    folders = {os.path.realpath(place) for place in places if place.is_dir()}
+    if folders & set(map(str, Path(os.path.realpath(output)).parents)):
+        raise ValueError(f"{option} {output} is a file of the data set: it would be overwritten; name another file")
+
+
 def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
     """Return the builder of the data set that the options name.
 
@@ -59,7 +92,7 @@ def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
     Returns:
         The class.
     """
-    module, name = DATASETS[options.dataset]
+    module, name = ("moment_table", "MomentTable") if options.table is not None else DATASETS[options.dataset]
     return getattr(import_module(f"hf_frameseg.data.{module}"), name)
 
 
@@ -79,7 +112,16 @@ def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--num-proc {options.num_proc}: expected a whole number of at least 1")
     if options.download and options.dataset != "qvhighlights":
         raise ValueError(f"--download fetches QVHighlights only; put the files of {options.dataset} into --data-dir")
-    fields: dict[str, Any] = {"data_dir": str(options.data_dir)}
+    scale = {name: getattr(options, name) for name in ("rating_scale", "clip_seconds")}
+    fields: dict[str, Any] = {name: value for name, value in scale.items() if value is not None}
+    if options.table is None:
+        if fields:
+            raise ValueError("--rating-scale and --clip-seconds say how a --table was rated; leave them out")
+        fields["data_dir"] = str(options.data_dir)
+    elif options.dataset != "qvhighlights" or options.download:
+        raise ValueError("--table is read by its content; leave out --dataset and --download")
+    else:
+        fields["table"] = str(options.table)
     if options.video_dir is not None:
         fields["video_dir"] = str(options.video_dir)
     fields |= {name: True for name in ("allow_links", "download") if getattr(options, name)}

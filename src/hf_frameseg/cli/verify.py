@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.cli.data_options import add_data_options
+from hf_frameseg.cli.data_options import add_data_options, refuse_in_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ exit status:
 examples:
   frameseg verify --data-dir QVH --num-proc 8
   frameseg verify --data-dir QVH --split train --video-dir /data/videos.tar --json problems.json
+  frameseg verify --table mine.csv --video-dir /data/videos
   frameseg verify --cache /data/cache
 """
 
@@ -63,14 +64,18 @@ def _verify(options: argparse.Namespace) -> int:
     """Check, write, print."""
     from hf_frameseg.cli.score_files import check_outputs, write_json
 
-    if options.data_dir is None and options.cache is None:
-        raise ValueError("expected --data-dir DIR, to verify videos, or --cache [DIR], to verify prepared data")
+    has_videos = options.data_dir is not None or options.table is not None
+    if not has_videos and options.cache is None:
+        raise ValueError(
+            "expected --data-dir DIR or --table FILE, to verify videos, or --cache [DIR], to verify prepared data"
+        )
     check_outputs({"--json": options.json}, [])
+    refuse_in_data(options.json, "--json", options)
     width = shutil.get_terminal_size().columns
     report: dict[str, Any] = {}
     lines: list[str] = []
     good = True
-    if options.data_dir is not None:
+    if has_videos:
         verification = _verify_videos(options)
         report |= verification.to_dict()
         lines += describe(verification, width)

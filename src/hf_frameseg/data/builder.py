@@ -67,6 +67,7 @@ logger = logging.getLogger(__name__)
 LABELS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
 
 _WRITER_BATCH_BYTES = 64 * 2**20
+_MUCH = 1.1  # a file is much longer than annotated beyond this factor, and the tolerance
 _HINT = "pass on_error='skip'"
 
 Video = tuple[str, float]
@@ -109,6 +110,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             self._writer_batch_size = _rows_per_batch(self.config.frame_settings())
         self._jobs: dict[Video, VideoJob] | None = None
         self._failures: dict[Video, Failure] = {}
+        self._longer: dict[Video, float] = {}
 
     def _info(self) -> datasets.DatasetInfo:
         """Describe the columns."""
@@ -232,7 +234,9 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         clear_folder(Path(self._output_dir))  # what a killed run left there would become part of the data set
         self._failure_report().unlink(missing_ok=True)
         self._decode(num_proc)
+        self._longer = {}
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
+        self._warn_of_longer_files()
         if self._failures:
             write_failures(Path(self._output_dir) / FAILURES_FILE, self._failure_lines())
 
@@ -269,15 +273,36 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         if video not in self._failures:
             columns = self.parts().read(jobs[video].key)
             if columns is not None:
-                return columns
+                return self._without_length(video, columns)
             # Rows are streamed without a cache, or the part was damaged.
             columns = prepare_columns(jobs[video], settings, self.parts().scratch)
             if not isinstance(columns, Failure):
-                return columns
+                return self._without_length(video, columns)
             self._failures[video] = columns
         if self.config.on_error == "raise":
             raise VideoReadError(printable(f"video {video[0]}: {self._failures[video].error}; {_HINT}"))
         return blank_columns(video[1], settings) if self.config.on_error == "blank" else None
+
+    def _without_length(self, video: Video, columns: dict[str, Any]) -> dict[str, Any]:
+        """Note how long the file of a video is, which is no column of a row."""
+        length = columns.pop("file_seconds", None)  # None: of a part that an earlier version left
+        if length is not None and length > max(video[1] + self.config.duration_tolerance_seconds, video[1] * _MUCH):
+            self._longer[video] = length
+        return columns
+
+    def _warn_of_longer_files(self) -> None:
+        """Count the queries whose videos go on long after their annotated end, as with durations of another unit."""
+        queries = Counter(
+            _video(row) for split in self.config.prepared_splits() for row in self.config.annotations(split)
+        )
+        if self._longer:
+            (vid, annotated), length = next(iter(self._longer.items()))
+            logger.warning(
+                "%d of %d videos (%d queries) last much longer than annotated, for example %s: %.1f s, annotated %g s; "
+                "what lies behind the annotated end is not used; `frameseg verify` lists them",
+                *(len(self._longer), len(queries), sum(queries[video] for video in self._longer)),
+                *(printable(vid), length, annotated),
+            )
 
     def plan(self) -> dict[Video, VideoJob]:
         """Find the file of every video, once.

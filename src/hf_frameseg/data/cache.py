@@ -98,7 +98,8 @@ def exclusive(folder: Path, wait: bool = True) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        logger.warning("another process prepares the same data; waiting until it is finished (%s)", printable(lock.lock_file))
+        shown = printable(lock.lock_file)
+        logger.warning("another process prepares the same data; waiting until it is finished (%s)", shown)
         lock.acquire()
     try:
         yield True

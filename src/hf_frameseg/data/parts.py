@@ -178,6 +178,7 @@ def _encode(columns: Mapping[str, Any]) -> pa.Buffer:
             "frame_shape": pa.list_(pa.int64()),
             "frame_times_seconds": _TIMES,
             "frames_missing": pa.bool_(),
+            "file_seconds": pa.float64(),
         }
     )
     row = {**columns, "frames": frames if raw else [picture["bytes"] for picture in frames]}

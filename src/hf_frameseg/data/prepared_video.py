@@ -108,7 +108,8 @@ def prepare_video(path: str | Path, duration_seconds: float, settings: FrameSett
         settings: What to keep; the config of a builder will do.
 
     Returns:
-        `frames`, `frame_shape`, `frame_times_seconds` and `frames_missing` (False).
+        `frames`, `frame_shape`, `frame_times_seconds` and `frames_missing` (False); and `file_seconds`, the length of
+        the file, which is compared with the annotated one and then left out.
 
     Raises:
         VideoReadError: If the file cannot be read.
@@ -125,7 +126,12 @@ def prepare_video(path: str | Path, duration_seconds: float, settings: FrameSett
         **_reading(settings),
     )
     columns = encode_frames(video.frames, settings.frame_format)
-    return {**columns, "frame_times_seconds": video.times_seconds.tolist(), "frames_missing": False}
+    return {
+        **columns,
+        "frame_times_seconds": video.times_seconds.tolist(),
+        "frames_missing": False,
+        "file_seconds": video.duration_seconds,
+    }
 
 
 def _size_of(path: str | Path, duration_seconds: float, settings: FrameSettings | Any) -> tuple[int, int]:
@@ -150,7 +156,7 @@ def blank_columns(duration_seconds: float, settings: FrameSettings) -> dict[str,
         settings: What would have been kept.
 
     Returns:
-        The columns of `prepare_video`, with the grid's own times and `frames_missing` True.
+        The columns of `prepare_video` but `file_seconds`, with the grid's own times and `frames_missing` True.
     """
     side = settings.frame_size or settings.short_side or BLANK_SIDE
     shape = (settings.num_frames, len(VARIANTS), side, side, 3)
