@@ -123,7 +123,7 @@ def test_what_contradicts_itself_is_one_line(tmp_path: Path, fields: dict[str, A
 TVSUM = {"video": "a.mp4", "query": "a train", "duration": 4, "saliency": [[1.0, 3], [5, 3], [5, 4], [5, 4]]}
 
 
-def test_ratings_of_another_scale_are_brought_to_ours(tmp_path: Path) -> None:
+def test_ratings_of_another_scale_are_brought_to_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "tvsum.jsonl"
     path.write_text(json.dumps(TVSUM))
     (row,) = read_moment_table(path, scale=RatingScale(1, 5, clip_seconds=1, num_raters=2))
@@ -134,6 +134,7 @@ def test_ratings_of_another_scale_are_brought_to_ours(tmp_path: Path) -> None:
     config = MomentTableConfig(table=str(path), rating_scale=(1, 5), clip_seconds=1)
     assert config.annotations("train") == [row]
     assert config.has_fractional_ratings()
+    assert "1 of 1 queries have no windows, so the label rule `window` makes masks of zeros only" in caplog.text
 
 
 def test_clips_of_any_length_are_averaged_over_the_time_they_share() -> None:

@@ -18,7 +18,8 @@ from hf_frameseg.data.annotations import AnnotationError, read_annotations
 from hf_frameseg.data.moment_rows import MomentEntry, to_rows, window_clips
 from hf_frameseg.data.moment_table import load_moments, read_moment_table
 from hf_frameseg.data.video import probe_duration
-from hf_frameseg.moments import num_clips
+from hf_frameseg.labels import clip_saliency_targets, frame_mask
+from hf_frameseg.moments import FrameGrid, num_clips
 
 LINE = {"video": "a dog.mp4", "query": "a dog runs", "windows": [[2, 6], [8.5, 9]], "duration": 10}
 
@@ -204,6 +205,19 @@ def test_videos_that_go_on_after_their_annotated_end_are_counted(
         "1 of 2 videos (2 queries) last much longer than annotated, for example a: 20.0 s, annotated 8 s" in caplog.text
     )
     assert "file_seconds" not in dataset.column_names
+
+
+def test_highlights_without_windows_are_loaded(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", np.arange(40) * 100)
+    ratings = [[1, 3], [4, 3], [5, 4], [5, 4]]
+    table = write_jsonl(tmp_path / "tvsum.jsonl", {"video": "a", "query": "q", "duration": 4, "saliency": ratings})
+    options = {"rating_scale": (1, 5), "clip_seconds": 1, "num_raters": 2, "cache_dir": tmp_path / "cache"}
+    (row,) = load_moments(table, num_frames=2, frame_size=32, frame_format="raw", **options)
+    assert row["saliency_scores"] == [[1.5, 2.0], [4.0, 3.0]]
+    assert (row["relevant_windows"], row["saliency_source"]) == ([], "scaled")
+    clips = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], num_clips=2)
+    assert frame_mask([], FrameGrid(4, 2), "saliency>0.5", saliency=clips).tolist() == [False, True]
 
 
 def test_a_table_needs_a_file(tmp_path: Path) -> None:

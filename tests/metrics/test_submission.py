@@ -363,6 +363,14 @@ def test_highlights_are_scored_without_windows() -> None:
     assert tasks_left_out(PREDICTED, truth, per_query) == {"moments": "the ground truth has no windows"}
 
 
+def test_scaled_ratings_without_windows_are_left_to_their_own_score() -> None:
+    scaled = {**RATED, "relevant_windows": [], "saliency_source": "scaled"}
+    truth = [{"qid": row["qid"], "duration": row["duration"], **scaled} for row in MOMENTS_ONLY]
+    per_query = evaluate_per_query(PREDICTED, truth)
+    assert summarize_per_query(per_query) == {"brief": {}}
+    assert [*tasks_left_out(PREDICTED, truth, per_query)] == ["moments", "highlights"]
+
+
 # R1 at other thresholds
 
 

@@ -17,6 +17,7 @@ of `data/annotation_files.py`, such as the official files of Charades-STA and Ac
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 import datasets
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.annotation_files import annotation_entries, read_annotation_file
 from hf_frameseg.data.annotations import ANNOTATED_SALIENCY, AnnotationError
 from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
@@ -31,6 +33,8 @@ from hf_frameseg.data.moment_rows import MomentEntry, RatingScale, last_window_e
 from hf_frameseg.data.preparation import FrameDatasetConfig
 from hf_frameseg.data.video import DEFAULT_NUM_FRAMES
 from hf_frameseg.moments import CLIP_SECONDS
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "AnnotationError",
@@ -121,7 +125,14 @@ class MomentTableConfig(FrameDatasetConfig):
         """Read the table, and ask the videos for durations that it does not state."""
         ends = last_window_ends(entry for entry in annotation_entries(self.table) if entry.duration_seconds is None)
         durations = {**ends, **self.file_durations(list(ends))} if ends else {}
-        return read_moment_table(self.table, durations, self.on_bad_window, self.scale())
+        rows = read_moment_table(self.table, durations, self.on_bad_window, self.scale())
+        if bare := sum(not row["relevant_windows"] for row in rows):
+            logger.warning(
+                "%s: %d of %d queries have no windows, so the label rule `window` makes masks of zeros only; train "
+                "with label_rule='saliency>0.5', and score with `frameseg score --rating-scale`",
+                *(printable(Path(self.table).name), bare, len(rows)),
+            )
+        return rows
 
     def scale(self) -> RatingScale | None:
         """Return how the clips were rated, None for QVHighlights' way."""

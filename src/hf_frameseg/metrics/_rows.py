@@ -65,6 +65,11 @@ def is_rated(row: Row) -> bool:
     return not (_is_empty(row.get("relevant_clip_ids")) and _is_empty(row.get("saliency_scores")))
 
 
+def is_scaled(row: Row) -> bool:
+    """Tell whether the ratings of a query were made on another scale; such data sets may have no windows."""
+    return row.get("saliency_source") == "scaled"
+
+
 def rated(rows: Sequence[Row]) -> NDArray[np.bool_]:
     """Mark the queries to score highlights on; empty lists among ratings count as ratings, that is, as a mistake."""
     mask = np.array([is_rated(row) for row in rows])

@@ -131,7 +131,8 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
     first_row = predicted[qids[0]][0]
     result: PerQuery = {"qid": _rows.qid_array(qids)}
     rated = _rows.rated([annotated[qid][-1] for qid in qids])
-    if "pred_relevant_windows" in first_row and (not rated.any() or _any_has_windows(qids, annotated)):
+    highlights_only = rated.any() or all(_rows.is_scaled(annotated[qid][-1]) for qid in qids)
+    if "pred_relevant_windows" in first_row and (_any_has_windows(qids, annotated) or not highlights_only):
         result |= _retrieval_per_query(qids, predicted, annotated)
     if "pred_saliency_scores" in first_row and rated.any():
         result |= _highlight_per_query(qids, predicted, annotated, rated)
