@@ -34,6 +34,7 @@ from hf_frameseg.data.qvhighlights import QVHighlightsConfig, load_qvhighlights,
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.data.video import read_frames
 from hf_frameseg.data.video_index import index_video
+from hf_frameseg.data.worker import start_pool_process
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.moments import FrameGrid
 
@@ -106,7 +107,7 @@ def make_data(folder: Path, num_videos: int, seconds: int) -> None:
     paths = [videos / f"bench{number:03d}_0.0_{seconds}.0.mp4" for number in range(num_videos)]
     missing = [path for path in paths[:6] if not path.is_file()]
     say(f"making {len(missing)} videos of {seconds} s in {folder}")
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=start_pool_process, initargs=(os.getpid(),)) as pool:
         list(pool.map(make_video, missing, [seconds] * len(missing)))
     for number, path in enumerate(paths[6:]):
         if not path.is_file():

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_frameseg._files import atomic_write
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.encoding import TARGET_KEYS
 from hf_frameseg.data.qvhighlights import load_qvhighlights
+from hf_frameseg.data.worker import start_pool_process
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS
 from hf_frameseg.evaluation import MomentRetrievalMetrics
 from hf_frameseg.labels import BinaryLabels
@@ -173,7 +175,9 @@ def main(argv: list[str] | None = None) -> str:
             options.data_dir, split, num_frames=task.num_frames, frame_size=task.frame_size, frame_format="raw"
         )
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(options.workers, max(len(missing), 1)), mp_context=spawn) as pool:
+    pool_size = min(options.workers, max(len(missing), 1))
+    ending = {"initializer": start_pool_process, "initargs": (os.getpid(),)}  # none trains on when this one is killed
+    with ProcessPoolExecutor(pool_size, mp_context=spawn, **ending) as pool:
         jobs = [pool.submit(run, options, name, seed) for name, seed in missing]
         failures: list[BaseException] = []
         for job in as_completed(jobs):  # each result is kept as soon as it is there
@@ -182,13 +186,12 @@ def main(argv: list[str] | None = None) -> str:
                 continue
             entry = {"settings": shared, **job.result()}
             done.append(entry)
-            with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            atomic_write(log, "".join(json.dumps(one) + "\n" for one in done))
             print(f"{entry['variant']}, seed {entry['seed']}: {entry['free_running']}", flush=True)
     if failures:
         raise failures[0]
     text = table(done)
-    (output / "table.md").write_text(text + "\n")
+    atomic_write(output / "table.md", text + "\n")
     print(text)
     return text
 

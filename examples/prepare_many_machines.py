@@ -118,12 +118,13 @@ def main(argv: list[str] | None = None) -> None:
     builder = QVHighlights(**options)
     decode = DecodeShare(QVHighlights, options)
     assemble = AssembleShares(QVHighlights, options, args.split, args.output_dir)
+    tasks = task_folder(builder) / str(args.tasks)  # what is done of another cut says nothing about this one
     todo = not is_prepared(builder)
     if todo and args.slurm_partition:
-        run_on_slurm(args, decode, assemble, task_folder(builder))
+        run_on_slurm(args, decode, assemble, tasks)
         return
     if todo:
-        run_here(args, decode, task_folder(builder))
+        run_here(args, decode, tasks)
     if args.machine is None:
         assemble()
         print(f"the data set is in {builder.cache_dir}", flush=True)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -266,11 +270,8 @@ def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: p
     class InThisProcess:
         """Stand-in for the pool: the interrupt has to reach this process."""
 
-        def __init__(self, *_: object) -> None: ...
-        def __enter__(self) -> InThisProcess:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def shutdown(self, **_: object) -> None: ...
         def map(self, function: object, tasks: list, **_: object) -> object:
             return map(function, tasks)
 
@@ -285,6 +286,76 @@ def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: p
     write_dataset(stopped, progress=False, **TINY)
     assert contents(stopped) == contents(folder)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # not written again
+
+
+def test_killed_it_leaves_no_process_and_nothing_half_and_goes_on(tmp_path: Path) -> None:
+    settings = {**TINY, "num_train_videos": 60, "size_pixels": 16}
+    undisturbed = write_dataset(tmp_path / "undisturbed", progress=False, **settings)
+    killed = tmp_path / "killed"
+    script = (
+        "import json, sys\n"
+        "from hf_frameseg.data import synthetic\n"
+        "original, at = synthetic.write_video, []\n"
+        "def write_video(path, *args):\n"
+        "    at.append(path)\n"
+        "    if len(at) == 4:\n"
+        "        path.with_name(f'.{path.name}.{synthetic.os.getpid()}.part').write_bytes(b'half')\n"
+        "        print(synthetic.os.getpid(), flush=True)\n"
+        "        while True:\n"
+        "            synthetic.os.sched_yield()\n"  # in the middle of a video
+        "    original(path, *args)\n"
+        "synthetic.write_video = write_video\n"
+        "synthetic.write_dataset(sys.argv[1], num_proc=2, progress=False, **json.loads(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", script, str(killed), json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        workers = [os.pidfd_open(int(process.stdout.readline())) for _ in range(2)]
+        with pytest.raises(ValueError, match="another process writes into .*; wait for it or choose another folder"):
+            write_dataset(killed, progress=False, **settings)
+        process.kill()  # the main process alone
+    for worker in workers:
+        ended, _, _ = select.select([worker], [], [], 60)
+        assert ended, "a worker lives on"
+        os.close(worker)
+    assert len(list(killed.glob("videos/*.mp4"))) == 6
+    assert len(list(killed.glob("videos/.*.part"))) == 2
+    write_dataset(killed, progress=False, **settings)
+    assert contents(killed) == contents(undisturbed)
+
+
+def test_overwriting_leaves_the_old_data_set_until_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**TINY, "num_train_videos": 1, "size_pixels": 16}
+    target = write_dataset(tmp_path / "data", progress=False, **settings)
+    before = contents(target)
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "_write_splits", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_dataset(target, progress=False, overwrite=True, **settings, seed=9)
+    assert contents(target) == before
+    write_dataset(target, progress=False, overwrite=True, **settings, seed=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert contents(target) != before
+
+
+@pytest.mark.parametrize("content", ["", '{"settings": {', "[1]", "null", "7"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match=r"synthetic\.json is damaged; delete .* and write it again"):
+        write_dataset(tmp_path, progress=False, **TINY)
+
+
+def test_a_large_picture_is_not_drawn_with_all_others_at_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "_RENDERED_PIXELS", 7 * 64**2)
+    again = write_dataset(tmp_path / "again", progress=False, **TINY)
+    assert contents(again) == contents(folder)  # the noise goes on where it was
 
 
 def test_other_settings_are_refused_unless_overwritten(tmp_path: Path) -> None:
@@ -316,11 +387,23 @@ def test_somebody_elses_folder_is_never_touched(tmp_path: Path) -> None:
         ({"fps": 0}, "fps must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"size_pixels": 33}, "size_pixels must be even for H.264"),
+        ({"num_train_videos": 10**9}, "num_train_videos must be at most 1000000, got 1000000000"),
+        ({"num_test_videos": 10**30}, "num_test_videos must be at most 1000000, got 1000000000000"),
+        ({"size_pixels": 10**6}, "size_pixels must be at most 4096"),
+        ({"fps": 10**6}, "fps must be at most 240"),
+        ({"seed": 2**70}, "seed must be at most"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticSettings(**settings)
+
+
+@pytest.mark.parametrize("num_proc", [0, -1, 10**6])
+def test_a_number_of_processes_that_no_machine_runs_is_refused(tmp_path: Path, num_proc: int) -> None:
+    with pytest.raises(ValueError, match="expected num_proc to be a whole number from 1 to"):
+        write_dataset(tmp_path / "data", num_proc=num_proc, progress=False, **TINY)
+    assert not (tmp_path / "data").exists()
 
 
 def test_unknown_shape_is_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import importlib
 import multiprocessing
 import os
@@ -323,3 +324,25 @@ def test_starting_costs_no_torch(hostile):
     assert worker.call(hostile.imported, ("torch", "decord", "datasets"), timeout_seconds=LONG_SECONDS) == []
     assert worker.call(hostile.imported, ("av",), timeout_seconds=LONG_SECONDS) == ["av"]
     worker.close()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+POOLS = {"ProcessPoolExecutor", "Pool"}
+
+
+def test_every_pool_of_processes_ends_with_its_parent():
+    found = []
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", None)) in POOLS:
+                found.append((path.name, "start_pool_process" in text and "initializer" in text))
+    assert {name for name, _ in found} == {"synthetic.py", "compare_losses.py", "data.py"}
+    assert all(ending for _, ending in found)
+
+
+def test_a_number_of_processes():
+    assert [worker_module.check_num_processes("n", number) for number in (None, 1, 64)] == [1, 1, 64]
+    for number in (0, -3, 10**9, 1.5, True):
+        with pytest.raises(ValueError, match="^expected n to be a whole number from 1 to"):
+            worker_module.check_num_processes("n", number)

@@ -108,8 +108,9 @@ def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If an option does not fit the data set.
     """
-    if options.num_proc is not None and options.num_proc < 1:
-        raise ValueError(f"--num-proc {options.num_proc}: expected a whole number of at least 1")
+    from hf_frameseg.data.worker import check_num_processes
+
+    check_num_processes("--num-proc", options.num_proc)
     if options.download and options.dataset != "qvhighlights":
         raise ValueError(f"--download fetches QVHighlights only; put the files of {options.dataset} into --data-dir")
     scale = {name: getattr(options, name) for name in ("rating_scale", "clip_seconds")}

@@ -9,6 +9,8 @@ datatrove.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from hf_frameseg.data.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.data.streaming import save_shards
 from hf_frameseg.data.video import VideoReadError
 from hf_frameseg.data.video_jobs import run_jobs
+from hf_frameseg.data.worker import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +108,16 @@ class DecodeShare:
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Decode share `rank` of `world_size`; `data` of an earlier step is not used."""
+        if _in_pool():
+            end_with_parent(os.getppid())
         decoded = decode_share(self.builder_class(**self.options), rank, world_size)
         logger.info("share %d of %d: %d videos decoded", rank, world_size, decoded)
+
+
+def _in_pool() -> bool:
+    """Tell whether an engine has started this process, by one of the two libraries that engines use for that."""
+    libraries = [sys.modules.get(name) for name in ("multiprocessing", "multiprocess")]
+    return any(library is not None and library.parent_process() is not None for library in libraries)
 
 
 @dataclass(frozen=True)

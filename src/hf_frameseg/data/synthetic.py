@@ -10,9 +10,12 @@ share the colour or the shape with the queried object: both words of a query are
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_frameseg._files import atomic_write, atomic_writer, replace_folder
+from hf_frameseg.data.worker import check_num_processes, start_pool_process
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (222, 45, 38),
@@ -41,6 +47,16 @@ NOISE_LEVELS = 18.0  # standard deviation of the pixel noise, in grey levels
 # The same bytes every time: without the last option, x264's vectorised rate control differs from run to run (and from
 # processor to processor), by a few bytes in one file of four.
 ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
+_RENDERED_PIXELS = 2**22  # drawn at a time, in about 40 bytes each
+_LARGEST = {
+    "num_train_videos": 1_000_000,  # more would get the numbers of the next split
+    "num_val_videos": 1_000_000,
+    "num_test_videos": 1_000_000,
+    "queries_per_video": 10,  # which is how a query is numbered
+    "size_pixels": 4096,
+    "fps": 240,
+    "seed": 2**63 - 1,
+}
 MANIFEST = "synthetic.json"
 SPLITS = ("train", "val", "test")
 
@@ -267,17 +283,17 @@ def write_video(path: Path, video: SyntheticVideo, size: int, fps: int, rng: np.
     """Encode the video as H.264 in MP4 (PyAV); the file appears under its name only when it is complete."""
     import av
 
-    unfinished = path.with_name(f".{path.name}.part")
     times = (np.arange(video.duration_seconds * fps) + 0.5) / fps
-    with av.open(str(unfinished), "w", format="mp4") as container:
+    together = max(_RENDERED_PIXELS // size**2, 1)
+    with atomic_writer(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=ENCODER_OPTIONS)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        for picture in video.render(times, size, rng):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for first in range(0, len(times), together):
+            for picture in video.render(times[first : first + together], size, rng):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    unfinished.rename(path)
 
 
 def _make_one(task: tuple[str, int], *, out_dir: Path, seed: int, size: int, fps: int, queries: int) -> list[dict]:
@@ -308,9 +324,11 @@ class SyntheticSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            least = 0 if name in ("seed", "num_test_videos") else 1
-            if value < least:
+            least, most = 0 if name in ("seed", "num_test_videos") else 1, _LARGEST[name]
+            if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}.")
         if self.size_pixels % 2:
             raise ValueError(f"size_pixels must be even for H.264 (yuv420p), got {self.size_pixels}.")
 
@@ -333,30 +351,69 @@ def write_dataset(
         The folder.
 
     Raises:
-        ValueError: if the folder holds a data set of other settings, or anything else.
+        ValueError: if the folder holds a data set of other settings, or anything else, or another process writes there.
     """
     wanted = SyntheticSettings(**settings)
+    check_num_processes("num_proc", num_proc)
     out_dir = Path(out_dir)
-    manifest = out_dir / MANIFEST
-    state = {"settings": asdict(wanted), "complete": False}
-    if manifest.exists():
-        found = json.loads(manifest.read_text())
-        if found["settings"] == state["settings"]:
-            if found["complete"]:
-                return out_dir
-        elif overwrite:
-            shutil.rmtree(out_dir)
-        else:
+    found = _read_manifest(out_dir)
+    if found is None and out_dir.exists() and any(out_dir.iterdir()):
+        raise ValueError(f"{out_dir} is not empty and was not written by this command; choose another folder.")
+    if found is not None and found.get("settings") != asdict(wanted):
+        if not overwrite:
             raise ValueError(
                 f"{out_dir} holds a synthetic data set of other settings; choose another folder or overwrite it."
             )
-    elif out_dir.exists() and any(out_dir.iterdir()):
-        raise ValueError(f"{out_dir} is not empty and was not written by this command; choose another folder.")
-    (out_dir / "videos").mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps(state, indent=2) + "\n")
-    _write_splits(out_dir, wanted, num_proc, progress)
-    manifest.write_text(json.dumps(state | {"complete": True}, indent=2) + "\n")
+        new = out_dir.with_name(f".{out_dir.name}.new")  # the old one stays until this one is there
+        shutil.rmtree(new, ignore_errors=True)
+        write_dataset(new, num_proc=num_proc, progress=progress, **settings)
+        replace_folder(new, out_dir)
+        return out_dir
+    if found is None or not found.get("complete"):
+        _write(out_dir, wanted, num_proc, progress)
     return out_dir
+
+
+def _read_manifest(out_dir: Path) -> dict | None:
+    """Return what a folder says of itself, None if it says nothing."""
+    try:
+        found = json.loads((out_dir / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, IsADirectoryError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{out_dir / MANIFEST} is damaged; delete {out_dir} and write it again.")
+    return found
+
+
+def _write(out_dir: Path, wanted: SyntheticSettings, num_proc: int, progress: bool) -> None:
+    """Write what is missing of a data set."""
+    state = {"settings": asdict(wanted), "complete": False}
+    (out_dir / "videos").mkdir(parents=True, exist_ok=True)
+    with _alone_in(out_dir):
+        for unfinished in [*out_dir.glob(".*.part"), *out_dir.glob("videos/.*.part")]:
+            unfinished.unlink(missing_ok=True)  # of a run that was killed
+        atomic_write(out_dir / MANIFEST, json.dumps(state, indent=2) + "\n")
+        _write_splits(out_dir, wanted, num_proc, progress)
+        atomic_write(out_dir / MANIFEST, json.dumps(state | {"complete": True}, indent=2) + "\n")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Refuse a folder in which another process writes; where there are no locks, nobody is refused."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"another process writes into {folder}; wait for it or choose another folder.") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_splits(out_dir: Path, wanted: SyntheticSettings, num_proc: int, progress: bool) -> None:
@@ -374,12 +431,15 @@ def _write_splits(out_dir: Path, wanted: SyntheticSettings, num_proc: int, progr
         queries=wanted.queries_per_video,
     )
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
-    with ProcessPoolExecutor(num_proc) as pool:
+    pool = ProcessPoolExecutor(num_proc, initializer=start_pool_process, initargs=(os.getpid(),))
+    try:
         results = pool.map(make, tasks, chunksize=8)
         bar = tqdm(results, total=len(tasks), desc="writing videos", unit="video", disable=not progress)
         for (split, _), rows in zip(tasks, bar, strict=True):
             lines[split] += [json.dumps(row) for row in rows]
+    finally:
+        pool.shutdown(cancel_futures=True)
     for split, rows in lines.items():
         if not rows:
             continue  # nobody reads an empty annotation file
-        (out_dir / f"highlight_{split}_release.jsonl").write_text("".join(line + "\n" for line in rows))
+        atomic_write(out_dir / f"highlight_{split}_release.jsonl", "".join(line + "\n" for line in rows))

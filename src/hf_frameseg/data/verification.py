@@ -19,6 +19,7 @@ from hf_frameseg.data.video import VideoReadError, probe_duration
 from hf_frameseg.data.video_archive import unpack_in_order
 from hf_frameseg.data.video_folder import VideoFile
 from hf_frameseg.data.video_jobs import run_threads
+from hf_frameseg.data.worker import check_num_processes
 
 PROBLEMS = ("missing", "unreadable", "duration")
 """Kinds of problems."""
@@ -133,6 +134,7 @@ def _check_files(
     """Return vid -> (problem, what is wrong)."""
     from datasets.utils import tqdm
 
+    num_proc = check_num_processes("num_proc", num_proc)
     problems: dict[str, tuple[str, str]] = {}
     files = list(found.values())
     bar = tqdm(total=len(files), desc="Checking videos", unit=" videos", disable=not progress)
@@ -141,7 +143,7 @@ def _check_files(
         def check(item: tuple[int, VideoFile]) -> tuple[str, str] | None:
             return _check(item[1], durations[item[1].vid], config, Path(folder))
 
-        for (_, file), problem in run_threads(check, unpack_in_order(files, Path(folder)), num_proc or 1):
+        for (_, file), problem in run_threads(check, unpack_in_order(files, Path(folder)), num_proc):
             bar.update()
             if problem is not None:
                 problems[file.vid] = problem

@@ -18,7 +18,7 @@ from hf_frameseg.data.prepared_video import FrameSettings, prepare_video
 from hf_frameseg.data.video import VideoReadError
 from hf_frameseg.data.video_archive import ArchiveError, unpack_in_order
 from hf_frameseg.data.video_folder import VideoFile
-from hf_frameseg.data.worker import WorkerError, thread_worker
+from hf_frameseg.data.worker import WorkerError, check_num_processes, thread_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,10 +58,12 @@ def run_jobs(
 
     Raises:
         CacheError: If a part cannot be written.
+        ValueError: If there cannot be so many processes.
     """
+    num_proc = check_num_processes("num_proc", num_proc)
     readable = unpack_in_order([job.file for job in jobs], parts.scratch)
     ready = (replace(jobs[number], file=file) for number, file in readable)
-    if num_proc is None or num_proc <= 1:
+    if num_proc == 1:
         yield from ((job, _prepare(job, settings, parts)) for job in ready)
     else:
         yield from run_threads(lambda job: _prepare_apart(job, settings, parts), ready, num_proc)

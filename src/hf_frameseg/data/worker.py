@@ -186,13 +186,56 @@ def thread_worker(setup: Callable[..., object], *args: Any) -> Worker:
     return _THREAD.workers[key]
 
 
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this process, in the middle of whatever it does, when the thread that started it is gone.
+
+    Every pool of processes calls this first in each of them: else they live on when their parent is killed, and write
+    into what its successor makes. Linux only; elsewhere nothing happens.
+
+    Args:
+        parent: Number of the parent process.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before that
+
+
+def start_pool_process(parent: int) -> None:
+    """Set up a process of a pool: it ends with its parent, and leaves Ctrl-C to it.
+
+    Args:
+        parent: Number of the parent process.
+    """
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def check_num_processes(name: str, number: int | None) -> int:
+    """Refuse a number of processes that no machine runs.
+
+    Args:
+        name: What the user calls it.
+        number: The number; None stands for 1.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: If it is not from 1 to 64, or to 8 for each processor.
+    """
+    most = max(64, 8 * (os.cpu_count() or 1))
+    if number is not None and (type(number) is not int or not 1 <= number <= most):
+        raise ValueError(f"expected {name} to be a whole number from 1 to {most}, got {number!r}")
+    return number or 1
+
+
 def serve() -> None:
     """Run calls until the parent is gone: the main function of a worker process."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    end_with_parent(parent)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # in the middle of a call, too
-        if os.getppid() != parent:
-            return  # it died before that
         with suppress(OSError):  # of all processes the one that reads a huge picture should go first
             Path("/proc/self/oom_score_adj").write_text("1000")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the parent decides
