@@ -106,16 +106,18 @@ def test_ids_in_a_table_are_numbers_if_all_look_so(tmp_path: Path) -> None:
         ({"windows": [[1, 2]]}, "expected windows or relevant_windows, got two that differ"),
         ({"video": "other"}, "expected video or vid, got two that differ"),
         ({"saliency_scores": [[4, 4, 4]], "windows": [[24.3, 30.4]]}, "lacks one of relevant_clip_ids and saliency"),
-        ({"vid": "a\x1b]0;x\x07", "duration": None}, r"the duration of video 'a\\x1b\]0;x\\x07' is not known"),
+        ({"vid": "a\x1b]0;x\x07", "duration": 0}, "expected duration"),
+        ({"vid": ["a"]}, "expected vid(eo)? to be a non-empty text"),
         ({"query": "a\n0 problems \u202e", "duration": -1, "windows": None}, "expected duration"),
     ],
 )
 def test_what_contradicts_itself_is_one_line(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({**FIELD_ROWS[0], **fields}))
-    with pytest.raises(AnnotationError, match=message) as caught:
-        read_moment_table(path)
-    assert str(caught.value).isprintable()
+    for read in (read_moment_table, lambda path: read_annotation_file(path, {}, need_durations=False)):
+        with pytest.raises(AnnotationError, match=message) as caught:
+            read(path)
+        assert str(caught.value).isprintable()
 
 
 # Ratings on another scale

@@ -114,21 +114,26 @@ class _Watched:
         Returns:
             The exit status.
         """
-        if self.stream is None:
-            return status
-        try:
-            self.stream.flush()
-        except OSError as error:
-            self.failure = self.failure or error
-        if self.failure is None:
-            return status
-        # The interpreter flushes again at exit, which shall not fail either.
+        if self.stream is not None:
+            left = _flush(self.stream)
+            self.failure = self.failure or left
+        if self.failure is not None and not isinstance(self.failure, BrokenPipeError):
+            _say(f"frameseg: error: cannot write to standard output ({self.failure.strerror}); write it somewhere else")
+            status = USER_ERROR
+        if sys.stderr is not None:
+            _flush(sys.stderr)
+        return status
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    """Write what is left; if that fails, send it nowhere: the interpreter tries again at exit, and would fail there."""
+    try:
+        stream.flush()
+    except OSError as error:
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        if isinstance(self.failure, BrokenPipeError):
-            return status
-        _say(f"frameseg: error: cannot write to standard output ({self.failure.strerror}); write it somewhere else")
-        return USER_ERROR
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

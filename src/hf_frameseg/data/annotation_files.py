@@ -88,8 +88,8 @@ def read_annotation_file(
     rule = on_bad_window or ("repair" if form in ("charades-sta", "activitynet") else "raise")
     if need_durations:
         return to_rows(entries, path, durations, rule, scale)
+    rows = to_rows(entries, path, last_window_ends(entries) | durations, rule, scale)  # checks them first
     known = {*durations, *(entry.vid for entry in entries if entry.duration_seconds is not None)}
-    rows = to_rows(entries, path, last_window_ends(entries) | durations, rule, scale)
     unknown = {"duration", *RATING_FIELDS, "saliency_source"}
     return [row if row["vid"] in known else {k: v for k, v in row.items() if k not in unknown} for row in rows]
 
