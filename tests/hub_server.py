@@ -26,15 +26,20 @@ class Hub:
     """What the server holds, what it saw, and what it shall do wrong."""
 
     url: str = ""
-    repos: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)  # every commit's files
+    repos: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)  # every commit's files, of the main branch
+    branches: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)  # the same by "repository@branch"
     private: dict[str, bool] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)  # LFS objects by sha256
     seen: list[str] = field(default_factory=list)
     drop: str | None = None  # requests whose line matches are cut off without an answer
 
-    def files(self, repo: str) -> dict[str, bytes]:
+    def files(self, repo: str, branch: str = "main") -> dict[str, bytes]:
         """Return the newest commit's files."""
-        return self.repos[repo][-1]
+        return self.history(repo, branch)[-1]
+
+    def history(self, repo: str, branch: str = "main") -> list[dict[str, bytes]]:
+        """Return the commits of a branch."""
+        return self.branches.get(f"{repo}@{branch}", self.repos[repo])
 
 
 @contextmanager
@@ -103,8 +108,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.private.setdefault(repo, wanted.get("visibility") == "private")
         self._json({"url": f"{self.hub.url}/{repo}", "id": repo, "name": repo}, status)
 
-    def preupload(self, body: bytes, repo: str) -> None:
-        files = self.hub.files(repo)
+    def branch(self, body: bytes, repo: str, branch: str) -> None:
+        made = f"{repo}@{branch}" not in self.hub.branches
+        self.hub.branches.setdefault(f"{repo}@{branch}", list(self.hub.repos[repo]))
+        self._json({}, 200 if made else 409)
+
+    def _lacks(self, repo: str, branch: str) -> bool:
+        """Answer that there is no such branch, if so."""
+        if branch == "main" or f"{repo}@{branch}" in self.hub.branches:
+            return False
+        self._json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
+        return True
+
+    def preupload(self, body: bytes, repo: str, branch: str) -> None:
+        if self._lacks(repo, branch):
+            return
+        files = self.hub.files(repo, branch)
         answer = []
         for file in json.loads(body)["files"]:
             mode = "lfs" if file["path"].endswith((".safetensors", ".parquet")) else "regular"
@@ -128,8 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.large[oid] = body
         self._send(b"")
 
-    def commit(self, body: bytes, repo: str) -> None:
-        files = dict(self.hub.files(repo))
+    def commit(self, body: bytes, repo: str, branch: str) -> None:
+        if self._lacks(repo, branch):
+            return
+        files = dict(self.hub.files(repo, branch))
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
@@ -138,8 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.hub.large[value["oid"]]
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
-        self.hub.repos[repo].append(files)
-        sha = COMMIT_OF.format(len(self.hub.repos[repo]) - 1)
+        self.hub.history(repo, branch).append(files)
+        sha = COMMIT_OF.format(len(self.hub.history(repo, branch)) - 1)
         self._json({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}/commit/{sha}"})
 
     def info(self, body: bytes, repo: str, revision: str = "main") -> None:
@@ -197,10 +218,11 @@ _FILES = r"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)"
 _ROUTES = [
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.validate_yaml),
-    ("POST", f"{_API}/preupload/main", _Handler.preupload),
+    ("POST", f"{_API}/branch/(?P<branch>[^/]+)", _Handler.branch),
+    ("POST", f"{_API}/preupload/(?P<branch>[^/]+)", _Handler.preupload),
     ("POST", f"{_FILES}(?:\\.git)/info/lfs/objects/batch", _Handler.batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", _Handler.put_large),
-    ("POST", f"{_API}/commit/main", _Handler.commit),
+    ("POST", f"{_API}/commit/(?P<branch>[^/]+)", _Handler.commit),
     ("GET", _API, _Handler.info),
     ("GET", f"{_API}/revision/(?P<revision>[^/]+)", _Handler.info),
     ("GET", f"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.*))?", _Handler.tree),

@@ -10,7 +10,6 @@ import resource
 import select
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,14 +118,14 @@ class Outcome:
     what: str
     status: int | None  # exit status; None for one that was killed after the time
     stderr: str
-    seconds: float
+    seconds: float  # of the processor: how long it takes otherwise is up to what else the machine does
     max_rss: int  # bytes, of the process and those it waited for
 
     def problem(self, max_seconds: float = 60, max_rss: int = 4 * 2**30) -> str | None:
         """Return what is wrong with it, if anything."""
         lines = self.stderr.splitlines()
         if self.status is None:
-            return f"took more than {self.seconds:.0f} s"
+            return "did not end"
         if self.max_rss > max_rss:
             return f"took {self.max_rss / 2**30:.1f} GB"
         if self.seconds > max_seconds:
@@ -375,16 +374,15 @@ def _file(folder: Path, draw: random.Random, mark: Path) -> str:
 
 
 def run_apart(
-    action: Callable[[], int], folder: Path, limit_seconds: float = 120
+    action: Callable[[], int], folder: Path, limit_seconds: float = 300
 ) -> tuple[int | None, str, float, int]:
     """Run a command in a copy of this process that answers "y" to every question.
 
     Returns:
-        Exit status or None, standard error, seconds, and the most memory in bytes.
+        Exit status or None, standard error, seconds of the processor, and the most memory in bytes.
     """
     error_file, answers = folder / "stderr", folder / "answers"
     answers.write_text("y\n" * 1000)
-    start = time.monotonic()
     alive_reader, alive_writer = os.pipe()  # closed when the copy is gone
     pid = os.fork()
     if pid == 0:
@@ -418,7 +416,7 @@ def run_apart(
     _, status, usage = os.wait4(pid, 0)
     text = error_file.read_text(errors="replace") if error_file.exists() else ""
     code = None if not ready else os.waitstatus_to_exitcode(status)
-    return code, text, time.monotonic() - start, usage.ru_maxrss * 1024
+    return code, text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def outcomes(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
+import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_frameseg import adapters, hub
+from hf_frameseg import _files, adapters, hub
 from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.encoding import TARGET_KEYS
@@ -310,6 +313,92 @@ def test_another_decomposition_is_exchanged(base: Path, trained: Any) -> None:
         assert torch.allclose(model.get_parameter(name), value, atol=1e-6), name
 
 
+# ---- Bases -----------------------------------------------------------------------------------------------------------
+
+
+TOKENS = ["<moment>", "<no moment>"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modules_to_save": None},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"modules_to_save": ["resampler"], "init_lora_weights": "pissa_niter_4"},
+        {"modules_to_save": None, "trainable_token_indices": {"embed_tokens": [265, 266]}},
+    ],
+    ids=["left as drawn", "trained", "PiSSA", "trained alone"],
+)
+def test_added_tokens_come_along(
+    changes: dict[str, Any], base: Path, trained: Any, tiny_processor: Any, tmp_path: Path
+) -> None:
+    processor = copy.deepcopy(tiny_processor)
+    processor.tokenizer.add_tokens(TOKENS)
+    torch.manual_seed(0)
+    model = load_base(base)
+    model.resize_token_embeddings(len(processor.tokenizer))
+    model = get_peft_model(model, lora(model, **{"init_lora_weights": True, **changes}))
+    initial = adapters.snapshot_adapter(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    batch = {**trained.batch, "input_ids": trained.batch["input_ids"].clone()}
+    batch["input_ids"][:, -2:] = torch.tensor([265, 266])
+    folder = hub.save_adapter(
+        model, processor, CONFIG, tmp_path / "adapter", initial_adapter=initial, check_batch=batch
+    )
+    loaded, again, _ = hub.load_adapter(folder)
+    assert again.tokenizer.convert_tokens_to_ids(TOKENS) == [265, 266]
+    assert (logits(loaded, batch) - logits(model, batch)).abs().max() < 1e-4
+    assert logits(loaded, batch).shape[-1] == 267
+    hub.merge_and_save(folder, tmp_path / "merged")
+    assert (logits(load_base(tmp_path / "merged"), batch) - logits(model, batch)).abs().max() < 1e-4
+
+
+def test_parts_with_another_attention_than_the_whole(base: Path, tiny_processor: Any, tmp_path: Path) -> None:
+    attention = {"": "eager", "vision_config": "sdpa", "text_config": "eager", "resampler_config": "sdpa"}
+    model = load_base(base, attn_implementation=attention)
+    model = get_peft_model(model, lora(model, init_lora_weights=True))
+    asked = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options["attn_implementation"])
+        return load_base(name, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_frameseg.adapter_check.load_base", load)
+        hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter")
+    assert asked == [attention]
+
+
+def test_revision_and_quantisation_of_the_base_are_used_again(
+    base: Path, tiny_processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import QuantoConfig
+
+    asked = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append({key: options.pop(key, None) for key in ("revision", "quantization_config")})
+        return load_base(name, **options)
+
+    model = load_base(base)
+    model = get_peft_model(model, lora(model, init_lora_weights=True))
+    model.get_base_model().config._commit_hash = "0" * 40
+    model.get_base_model().config.quantization_config = QuantoConfig(weights="int4")
+    monkeypatch.setattr("hf_frameseg.adapter_check.load_base", load)
+    folder = hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter")
+    monkeypatch.setattr("hf_frameseg.loading.load_base", load)
+    hub.load_adapter(folder)
+    hub.load_adapter(folder, base_model=base)  # the same
+    hub.load_adapter(folder, quantization_config=None)
+    hub.load_adapter(folder, base_model=shutil.copytree(base, tmp_path / "copy"))
+    assert [options["revision"] for options in asked] == ["0" * 40] * 4 + [None]
+    found = [options["quantization_config"] for options in asked]
+    assert [value and value.weights for value in found] == ["int4", "int4", "int4", None, None]
+
+
 # ---- Refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +522,64 @@ def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Pa
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
+# ---- Folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_modes_of_any_new_file(mask: int, save: Any) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save()
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~mask}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_a_kill_at_any_step_leaves_one_of_the_two_adapters(
+    exchanges: bool, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "compare", lambda *args: None)
+    if not exchanges:
+        monkeypatch.setattr("hf_frameseg._files._exchange", lambda first, second: False)
+    save(base_model="first/base")
+    seen = set()
+    for step in range(1, 8):
+        pid = os.fork()
+        if pid == 0:
+            kill_at(step)
+            save(base_model="second/base")
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        hub.fetch(tmp_path / "adapter")  # what loading does first
+        content = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        seen.add((ended, content["base_model_name_or_path"]))
+        save(base_model="first/base")
+        assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+        if ended == 0:
+            break
+    assert {status for status, _ in seen} == {0, -signal.SIGKILL}
+    assert {name for _, name in seen} == {"first/base", "second/base"}
+
+
+def kill_at(step: int) -> None:
+    """Kill this process before the given renaming, exchange or removal."""
+    left = [step]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    Path.rename, shutil.rmtree = counted(Path.rename), counted(shutil.rmtree)
+    _files._exchange = counted(_files._exchange)
+
+
 # ---- Card ------------------------------------------------------------------------------------------------------------
 
 
@@ -467,6 +614,21 @@ def test_the_snippet_of_the_card_runs(
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert " s   score " in capsys.readouterr().out
+
+
+def test_text_of_others_stays_text_in_the_card() -> None:
+    evil = "x\nlicense: mit\n---\n# Title <script>alert(1)</script> [a](http://b) | `c` ```\n=1+1 _d_ @all"
+    config = FrameSegmentationConfig(base_model=evil, prompt="compact")
+    card = model_card(config, metrics={evil: {"mAP": 1.0, evil: evil}}, recipe={evil: [evil]}, dataset=evil)
+    header, _, body = card.removeprefix("---\n").partition("\n---\n")
+    assert header == model_card(CONFIG).removeprefix("---\n").partition("\n---\n")[0]
+    titles = [line[:20] for line in body.splitlines() if line.startswith("#")]
+    assert titles == [line[:20] for line in model_card(CONFIG).splitlines() if line.startswith("#")]
+    assert len([line for line in body.splitlines() if line.startswith("```")]) == 6
+    rows = [line for line in body.splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [4, 4, 4]
+    outside = re.sub(r"(?ms)^```.*?^```$", "", body)
+    assert not re.search(r"<|\[a\]|script|http://b|_d_|@all", re.sub(r"`[^`\n]*`", "", outside))
 
 
 # ---- Hub -------------------------------------------------------------------------------------------------------------
@@ -521,6 +683,39 @@ def test_pushing_again_replaces_or_does_nothing(save: Any, online: Hub) -> None:
     assert (
         online.files("me/adapter")["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
     )
+
+
+def test_a_branch_is_made(save: Any, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    for _ in range(2):
+        hub.push_to_hub("me/adapter", folder, token=TOKEN, revision="trial")
+    assert "adapter_config.json" in online.files("me/adapter", "trial")
+    assert online.files("me/adapter") == {}
+
+
+def test_only_what_was_written_is_uploaded(save: Any, online: Hub, tmp_path: Path) -> None:
+    folder = save(base_model="owner/base")
+    written = {path.name for path in folder.iterdir()}
+    (tmp_path / "secret.txt").write_text("mine")
+    (folder / "notes.json").write_text("{}")
+    (folder / "link.json").symlink_to(tmp_path / "secret.txt")
+    (folder / "optimizer.pt").write_bytes(b"0")
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert set(online.files("me/adapter")) == written
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ValueError, match=r"README.md in .* is a link"):
+        hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    assert len(online.repos["me/adapter"]) == 2
+
+
+def test_private_is_not_pushed_to_a_public_repository(save: Any, online: Hub) -> None:
+    folder = save(base_model="owner/base")
+    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    with pytest.raises(ValueError, match="expected a private repository, me/adapter is public"):
+        hub.push_to_hub("me/adapter", folder, token=TOKEN, private=True)
+    hub.push_to_hub("me/other", folder, token=TOKEN, private=True)
+    assert online.private["me/other"]
 
 
 def test_a_rejected_token_is_one_line(save: Any, online: Hub) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_frameseg.adapters import BASE_CHANGING_INITS
+from hf_frameseg.adapters import BASE_CHANGING_INITS, adapter_state
 from hf_frameseg.model_folder import Shapes
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _ARITHMETIC = (
@@ -74,16 +75,13 @@ def check_tensors(model: PreTrainedModel, lora: LoraConfig, shapes: Shapes) -> N
         ValueError: If one is missing, left over or of another shape.
     """
     import torch
-    from peft import get_peft_model, get_peft_model_state_dict
+    from peft import get_peft_model
 
     _resize(model, shapes)
-    embeddings = _embedding_shapes(model)
     with torch.device("meta"):  # PEFT's own low_cpu_mem_usage allocates A and B before it lets go of them
         adapted = get_peft_model(model, lora, low_cpu_mem_usage=True)
-    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    expected = {name: tuple(value.shape) for name, value in state.items()}
-    if not embeddings.keys().isdisjoint(shapes):
-        expected = embeddings | expected
+    plain, full = (_shapes(adapter_state(adapted, with_embeddings)) for with_embeddings in (False, True))
+    expected = plain if shapes.keys().isdisjoint(full.keys() - plain.keys()) else full
     odd = {
         "missing": sorted(expected.keys() - shapes.keys()),
         "without a place": sorted(shapes.keys() - expected.keys()),
@@ -118,17 +116,10 @@ def put_onto(
 def _resize(model: PreTrainedModel, shapes: Shapes) -> None:
     """Give the base as many embeddings as the adapter brings; their values come with the adapter."""
     name = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
-    shape = shapes.get(f"{_PREFIX}{name}.weight")
-    if shape and shape[0] != model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(shape[0], mean_resizing=False)
+    for key in (f"{_PREFIX}{name}.weight", f"{_PREFIX}{name}.token_adapter.base_layer.weight"):
+        if key in shapes and shapes[key][0] != model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(shapes[key][0], mean_resizing=False)
 
 
-def _embedding_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """Return the weights of the embeddings and the head, keyed as in PEFT's files."""
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {
-        f"{_PREFIX}{name}.{key}": tuple(value.shape)
-        for name, module in model.named_modules()
-        if any(module is embedding for embedding in modules)
-        for key, value in module.named_parameters()
-    }
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -206,11 +206,8 @@ def plain_lora(
     Raises:
         ValueError: If the snapshot is needed and missing, or belongs to another adapter.
     """
-    from peft import get_peft_model_state_dict
-
     config = copy.deepcopy(lora_config_of(model))
-    state = get_peft_model_state_dict(model, save_embedding_layers=with_embeddings)
-    state = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    state = {name: tensor.detach().cpu() for name, tensor in adapter_state(model, with_embeddings).items()}
     if changes_base(config):
         if initial is None:
             raise ValueError(
@@ -227,6 +224,27 @@ def plain_lora(
     config.init_lora_weights = True
     config.inference_mode = True
     return {name: tensor.clone().contiguous() for name, tensor in state.items()}, config
+
+
+def adapter_state(model: PeftModel, with_embeddings: bool = False) -> dict[str, Tensor]:
+    """Return the tensors that belong into an adapter's file.
+
+    Args:
+        model: A model with one adapter.
+        with_embeddings: Whether the embeddings and the head of the base are among them, because tokens were added.
+
+    Returns:
+        The tensors themselves, keyed as in PEFT's files.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=with_embeddings)
+    # An embedding that is trained in full is in the state already; PEFT adds it twice more under the wrapper's names.
+    return {
+        name: value
+        for name, value in state.items()
+        if not {"original_module", "modules_to_save"} & set(name.split("."))
+    }
 
 
 def _double_rank(config: LoraConfig) -> None:
@@ -251,10 +269,7 @@ def lora_factors(model: PeftModel) -> dict[str, Tensor]:
     Returns:
         The tensors themselves, keyed as in PEFT's files.
     """
-    from peft import get_peft_model_state_dict
-
-    state: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor for name, tensor in state.items() if _is_factor(name)}
+    return {name: tensor for name, tensor in adapter_state(model).items() if _is_factor(name)}
 
 
 def _check_same(snapshot: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,13 +22,13 @@ from hf_frameseg.adapter_check import compare, noise_batch
 from hf_frameseg.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.config import CONFIG_NAME, FrameSegmentationConfig
 from hf_frameseg.decoding.precision import autocast_of
-from hf_frameseg.loading import BUNDLED_BASES, base_vocabulary, fetch, hub_error, is_adapter, load_pretrained
+from hf_frameseg.loading import BUNDLED_BASES, empty_base, fetch, hub_error, is_adapter, load_pretrained, load_processor
 from hf_frameseg.model_card import model_card, name_in_card
 from hf_frameseg.model_folder import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, QUANTIZATION_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import ProcessorMixin
+    from transformers import PreTrainedModel, ProcessorMixin
 
 CARD_NAME = "README.md"
 
@@ -94,7 +95,8 @@ def save_adapter(
         )
     dtype = str(model.get_base_model().dtype).removeprefix("torch.")
     config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
-    state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, loaded_from or name))
+    base = _base_without_weights(model, loaded_from or name)
+    state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, base))
     lora.base_model_name_or_path = name
     if name == loaded_from:  # else the commit is one of another repository
         lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
@@ -109,7 +111,7 @@ def save_adapter(
         processor.save_pretrained(partial)
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
-        _write_quantization(model, partial)
+        _write_quantization(model, base, partial)
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
         with _keeping(partial, folder):
             compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
@@ -180,14 +182,15 @@ def push_to_hub(
 ) -> str:
     """Upload a saved adapter, in one commit: the repository gets all of it or nothing.
 
-    Pushing again replaces the files; without a change there is no new commit.
+    What `save_adapter` wrote is uploaded, and nothing else that lies in the folder. Pushing again replaces the files;
+    without a change there is no new commit.
 
     Args:
         repo_id: `owner/name`; made when it does not exist.
         folder: Folder of `save_adapter`.
         token: Hub token with the right to write; None takes the one of `hf auth login`.
         private: Whether a new repository is private; None takes the account's default.
-        revision: Branch; None takes the main one.
+        revision: Branch, made when it does not exist; None takes the main one.
         commit_message: First line of the commit.
 
     Returns:
@@ -195,22 +198,27 @@ def push_to_hub(
 
     Raises:
         FileNotFoundError: If the folder is no complete adapter.
-        ValueError: If the base is a folder of this machine, where nobody else can find it.
+        ValueError: If the base is a folder of this machine, where nobody else can find it; if a file is a link, which
+            could lead to anything; or if the repository is public and `private` is true.
         PermissionError: If the Hub refuses the token.
         ConnectionError: If the Hub cannot be reached or the connection breaks.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     _check_shareable(folder)
+    names = _written_files(folder)
     card = name_in_card((folder / CARD_NAME).read_text(encoding="utf-8"), repo_id)
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     operations = [
-        CommitOperationAdd(path.name, card.encode() if path.name == CARD_NAME else str(path)) for path in paths
+        CommitOperationAdd(name, card.encode() if name == CARD_NAME else str(folder / name)) for name in names
     ]
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:  # an old repository keeps its visibility
+            raise ValueError(f"expected a private repository, {repo_id} is public: choose another name")
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
     except Exception as error:
         raise hub_error(error, f"push to {repo_id}") from error
@@ -226,20 +234,27 @@ def _shared_name(loaded_from: str | None) -> str | None:
     return names.get(str(loaded_from), loaded_from)
 
 
-def _has_own_tokens(model: PeftModel, base: str) -> bool:
-    """Tell whether tokens were added to the base, whose embeddings must then come with the adapter."""
-    original = model.get_base_model()
+def _base_without_weights(model: PeftModel, base: str) -> PreTrainedModel | None:
+    """Return the base as its own files describe it; None if they cannot be read, which the comparison will say."""
     try:
-        rows = base_vocabulary(base, getattr(original.config, "_commit_hash", None))
+        return empty_base(base, getattr(model.get_base_model().config, "_commit_hash", None))
     except Exception:
-        return True  # not to be compared either, which says why; more in the file than needed does no harm
-    return original.get_input_embeddings().weight.shape[0] != rows
+        return None
 
 
-def _write_quantization(model: PeftModel, folder: Path) -> None:
+def _has_own_tokens(model: PeftModel, base: PreTrainedModel | None) -> bool:
+    """Tell whether tokens were added to the base, whose embeddings must then come with the adapter."""
+    if base is None:
+        return True  # more in the file than needed does no harm
+    before, now = (part.get_input_embeddings().weight.shape[0] for part in (base, model.get_base_model()))
+    return before != now
+
+
+def _write_quantization(model: PeftModel, base: PreTrainedModel | None, folder: Path) -> None:
     """Write down how the base was quantised when it was loaded, which its own files do not say."""
     quantization = getattr(model.get_base_model().config, "quantization_config", None)
-    if quantization is not None:
+    own = base is not None and getattr(base.config, "quantization_config", None) is not None
+    if quantization is not None and not own:
         text = quantization.to_json_string(use_diff=False)
         (folder / QUANTIZATION_NAME).write_text(text, encoding="utf-8")
 
@@ -299,6 +314,18 @@ def _set_modes(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
+
+
+def _written_files(folder: Path) -> list[str]:
+    """Return the names of what `save_adapter` wrote into a folder; none may be a link."""
+    names = {ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, QUANTIZATION_NAME}
+    with tempfile.TemporaryDirectory() as again:  # which files a processor has is its own affair
+        load_processor(folder).save_pretrained(again)
+        names |= {str(path.relative_to(again)) for path in Path(again).rglob("*") if path.is_file()}
+    for name in names:
+        if (folder / name).resolve() != folder / name:
+            raise ValueError(f"{name} in {folder} is a link, which may lead to anything: put a copy in its place")
+    return sorted(name for name in names if (folder / name).is_file())
 
 
 def _check_shareable(folder: Path) -> None:

@@ -187,17 +187,17 @@ def load_processor(
     return _load_processor(_whole_model(name, revision, token), name, num_frames)
 
 
-def base_vocabulary(name: str | Path, revision: str | None = None) -> int:
-    """Return how many rows the token embedding of a base has, before anything was added.
+def empty_base(name: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Build the model that the files of a base describe, without weights.
 
     Args:
         name: Folder or name, as for `load_base`.
         revision: Branch, tag or commit of a Hub repository.
 
     Returns:
-        The number of rows.
+        The model on the device "meta".
     """
-    return empty_model(_whole_model(name, revision, None)).get_input_embeddings().weight.shape[0]
+    return empty_model(_whole_model(name, revision, None))
 
 
 def is_adapter(folder: Path) -> bool:

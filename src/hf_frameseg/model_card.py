@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.config import FrameSegmentationConfig
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_WORDS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ,.:/%+()=-]|(?<=[A-Za-z0-9])[@_](?=[A-Za-z0-9]))*")  # no mark of Markdown
 
 HERE = "."
 """What the snippet loads until the adapter has a name on the Hub: the folder of the card."""
@@ -85,17 +90,19 @@ def model_card(
     """
     from transformers.utils import __version__ as transformers_version
 
-    licence, terms = DATA_TERMS.get(dataset or "", (None, f"Trained on {dataset or 'data that was not named'}."))
+    licence, terms = DATA_TERMS.get(
+        dataset or "", (None, f"Trained on {_plain(dataset) if dataset else 'data that was not named'}.")
+    )
     base = config.base_model or "an unnamed base"
     header = ["library_name: peft", "pipeline_tag: video-text-to-text"]
-    if "/" in base and not base.startswith(("/", ".", "~")):  # the Hub refuses a card whose base is no Hub name
+    if _HUB_NAME.fullmatch(base):  # the Hub refuses a card whose base is no Hub name
         header.append(f"base_model: {base}")
     if licence:
         header.append(f"license: {licence}")
     header += ["tags:", *(f"- {tag}" for tag in ("hf_frameseg", "moment-retrieval", "highlight-detection", "lora"))]
     settings = {**vars(config), "transformers": transformers_version}
     body = _BODY.format(
-        base=base,
+        base=_plain(base),
         frames=config.num_frames,
         snippet=_SNIPPET.format(name=HERE),
         metrics=_table(metrics) if metrics else "Not measured.",
@@ -123,9 +130,10 @@ def _table(metrics: Mapping[str, Any]) -> str:
     """Return a Markdown table, a row per result."""
     rows = metrics if all(isinstance(row, Mapping) for row in metrics.values()) else {"model": metrics}
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| | " + " | ".join(map(_plain, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [
-        f"| {name} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for name, row in rows.items()
+        f"| {_plain(name)} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |"
+        for name, row in rows.items()
     ]
     return "\n".join(lines)
 
@@ -134,4 +142,13 @@ def _cell(value: Any) -> str:
     """Return a number with two digits; a dash for what was not or could not be measured."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else _plain(value)
+
+
+def _plain(text: object) -> str:
+    """Return a text of others so that Markdown shows it as it is: a plain word stays, anything else becomes code."""
+    shown = printable(text)
+    if _WORDS.fullmatch(shown) and "://" not in shown and "www." not in shown:
+        return shown
+    code = shown.replace("`", "'").replace("|", "\\|")
+    return f"` {code} `"

@@ -24,6 +24,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Names of tensors and their sizes."""
 
 _TEXTS = (".json", ".jinja", ".txt", ".model")
+_TEMPLATES = "additional_chat_templates"  # the only folder in the folder that is read
+_OBJECTS = {  # JSON files that libraries read; others in the folder are nobody's business
+    *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
+    *("video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", "vocab.json", "chat_template.json", "frameseg_config.json"),
+    *(ADAPTER_CONFIG_NAME, QUANTIZATION_NAME, INDEX_NAME),
+}
 _NOT_READ = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf")
 _PARTS_OF_A_RUN = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 # Keys that libraries follow to code or to files elsewhere. An attention may name a repository of kernels.
@@ -98,7 +105,7 @@ def tensor_shapes(path: Path) -> Shapes:
 
 
 def check_texts(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the JSON files at the top of a folder, and look at every other file that libraries may read.
+    """Read the JSON files that libraries read, and look at the other texts.
 
     Args:
         folder: The folder.
@@ -110,15 +117,15 @@ def check_texts(folder: Path) -> dict[str, dict[str, Any]]:
         ValueError: If one is too large, no JSON object, or names code or other folders.
     """
     contents = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in _TEXTS:
+    for path in sorted([*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]):
+        if path.suffix not in _TEXTS or (path.suffix == ".json" and path.name not in _OBJECTS):
             continue
         name = str(path.relative_to(folder))
         if not path.is_file():
             raise ValueError(f"{name} is no file")
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise ValueError(f"{name} has more than {MAX_TEXT_BYTES // 2**20} MB")
-        if path.suffix == ".json" and path.parent == folder:
+        if path.suffix == ".json":
             contents[name] = _read_object(path)
             _check_keys(name, contents[name])
     return contents
