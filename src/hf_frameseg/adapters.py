@@ -240,11 +240,8 @@ def adapter_state(model: PeftModel, with_embeddings: bool = False) -> dict[str, 
 
     state = get_peft_model_state_dict(model, save_embedding_layers=with_embeddings)
     # An embedding that is trained in full is in the state already; PEFT adds it twice more under the wrapper's names.
-    return {
-        name: value
-        for name, value in state.items()
-        if not {"original_module", "modules_to_save"} & set(name.split("."))
-    }
+    twice = {"original_module", "modules_to_save"}
+    return {name: value for name, value in state.items() if twice.isdisjoint(name.split("."))}
 
 
 def _double_rank(config: LoraConfig) -> None:
