@@ -148,7 +148,7 @@ def test_clips_of_any_length_are_averaged_over_the_time_they_share() -> None:
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
-        ({}, None, r"has ratings and no windows; of ratings on another scale, state rating_scale=\(LOWEST, HIGHEST\)"),
+        ({}, None, r"has ratings and no windows; .* state rating_scale=\(LOWEST, HIGHEST\) and clip_seconds"),
         ({"windows": [[0, 4]]}, None, "list of 2 ratings, one per 2-second clip, got 4 of them; .* state rating_scale"),
         ({"windows": [[0, 4]], "saliency": [2.5, 1]}, None, "whole number from 0 to 4, .* got 2.5; .* state rating_sc"),
         ({}, {"clip_seconds": 2}, "expected 2 ratings, one for each 2-second clip of 4 s, got 4 of them"),

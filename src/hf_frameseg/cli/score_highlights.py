@@ -156,7 +156,8 @@ def _lines(
         rows.append(["95 % high", *(f"{intervals[column].high:.2f}" for column in scores)])
     number = len(next(iter(scores.values())))
     part = "" if number == num_annotations else f"{number} of "
-    title = printable(f"{name}: {part}{num_annotations} videos of {Path(options.ground_truth).name}")
+    videos = "video" if num_annotations == 1 else "videos"
+    title = printable(f"{name}: {part}{num_annotations} {videos} of {Path(options.ground_truth).name}")
     lines = [title, "", *format_table(["", *scores], rows, shutil.get_terminal_size().columns)]
     if intervals:
         lines += ["", f"95 %: {options.bootstrap} bootstrap resamples of the videos, seed {options.seed}"]

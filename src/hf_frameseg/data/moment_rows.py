@@ -51,7 +51,10 @@ logger = logging.getLogger(__name__)
 SCALED_SALIENCY = "scaled"
 """`saliency_source` of rows whose ratings were made on another scale: to learn from, not to be scored as they are."""
 
-_OTHER_SCALE = "of ratings on another scale, state rating_scale=(LOWEST, HIGHEST) and clip_seconds"
+_OTHER_SCALE = (
+    "if clips were rated otherwise, state rating_scale=(LOWEST, HIGHEST) and clip_seconds (frameseg: --rating-scale "
+    "LOWEST HIGHEST --clip-seconds S)"
+)
 
 ON_BAD_WINDOW = ("repair", "raise")
 """What to do about a window that is inverted, empty or not inside the video."""
@@ -364,7 +367,7 @@ def _windows(
     if _is_list(windows) and not windows and entry.clip_ratings is not None:
         if scale is not None:
             return []
-        raise ValueError(f"has ratings and no windows; {_OTHER_SCALE}, and windows may be missing")
+        raise ValueError(f"has ratings and no windows; add windows; {_OTHER_SCALE}, and none are needed")
     if not isinstance(windows, Sequence) or isinstance(windows, str) or not windows:
         raise ValueError(f"expected windows to be a list of [start, end] in seconds, got {windows!r:.80}")
     kept = []
