@@ -232,6 +232,20 @@ def test_shuffling_follows_the_seed() -> None:
     assert first != other
 
 
+def test_r1_at_further_thresholds(rows: list[dict[str, Any]]) -> None:
+    from transformers import EvalPrediction
+
+    masks, logits, qids = decodes(QIDS)
+    decoded = EvalPrediction(predictions=(masks, logits, qids), label_ids=masks)
+    plain = MomentRetrievalMetrics(rows, PAPER_PROPOSALS)(decoded)
+    scores = MomentRetrievalMetrics(rows, PAPER_PROPOSALS, r1_thresholds=[0.3, 0.5, 1e-6])(decoded)
+    assert {name: scores[name] for name in plain} == plain
+    assert scores.keys() - plain.keys() == {"R1@0.3", "R1@1e-06"}
+    assert scores["R1@1e-06"] >= scores["R1@0.3"] >= scores["R1@0.5"]
+    with pytest.raises(ValueError, match="IoU thresholds above 0 and up to 1, got 2"):
+        MomentRetrievalMetrics(rows, r1_thresholds=[2])
+
+
 @pytest.mark.parametrize(
     "pairs",
     [

@@ -17,7 +17,8 @@ import torch
 from hf_frameseg.data.sampling import row_grid
 from hf_frameseg.decoding.proposals import redecode, to_prediction
 from hf_frameseg.decoding.settings import SCORING_PROPOSALS, ProposalSettings
-from hf_frameseg.metrics import evaluate_submission, headline
+from hf_frameseg.metrics import evaluate_per_query, evaluate_submission, headline, recall_at
+from hf_frameseg.metrics.submission import check_thresholds
 from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class MomentRetrievalMetrics:
         rows: The split, a data set or rows with the columns of `data/qvhighlights.py`.
         proposals: How windows and saliency are made of the decodes. The default, `runs+fill`, has the R1 of the paper's
             `runs` and a higher mAP; `docs/decoders.md` says by how much.
+        r1_thresholds: Further IoU thresholds of R1, such as 0.3 for Charades-STA; `__call__` adds `R1@0.3`.
 
     Raises:
         ValueError: From `predictions`, when decodes and rows do not hold the same queries.
@@ -45,6 +47,7 @@ class MomentRetrievalMetrics:
         self,
         rows: Dataset | Sequence[Mapping[str, Any]],
         proposals: ProposalSettings = SCORING_PROPOSALS,
+        r1_thresholds: Sequence[float] = (),
     ) -> None:
         columns = [*GROUND_TRUTH_COLUMNS, "duration_seconds"]
         if hasattr(rows, "select_columns"):
@@ -55,6 +58,7 @@ class MomentRetrievalMetrics:
             for row in rows
         }
         self.proposals = proposals
+        self.r1_thresholds = check_thresholds(r1_thresholds)
 
     @property
     def ground_truth(self) -> list[dict[str, Any]]:
@@ -123,8 +127,17 @@ class MomentRetrievalMetrics:
 
     def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
         """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""
-        result = headline(self.score(self.predictions(*decoded.predictions)))
-        return {name: value for name, value in result.items() if value is not None}
+        predictions = self.predictions(*decoded.predictions)
+        result = headline(self.score(predictions))
+        return {name: value for name, value in result.items() if value is not None} | self._further_r1(predictions)
+
+    def _further_r1(self, predictions: Sequence[FramePrediction]) -> dict[str, float]:
+        """Return R1 at the thresholds that the official dictionary does not hold."""
+        if not self.r1_thresholds:
+            return {}
+        submission = [prediction.to_submission() for prediction in predictions]
+        rows = [{key: row[key] for key in ("qid", "pred_relevant_windows")} for row in submission]
+        return recall_at(evaluate_per_query(rows, self.ground_truth), self.r1_thresholds)
 
 
 def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:
