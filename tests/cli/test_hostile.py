@@ -115,6 +115,13 @@ def test_what_is_no_file_of_rows_is_one_line(
     assert "Traceback" not in captured.err
 
 
+def test_a_name_that_no_file_can_have_is_one_line(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", "b" * 5000, "--ground-truth", files[1]) == 2
+    assert one_line(capsys.readouterr().err).endswith("b: File name too long; check the path\n")
+
+
 def test_ratings_of_an_endless_video_do_not_fill_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission = write(tmp_path / "p.jsonl", {**ANSWER, "pred_saliency_scores": [0.5] * 5})
     truth = write(tmp_path / "gt.jsonl", {**RATED, "duration": 1e12})

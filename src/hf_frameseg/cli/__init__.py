@@ -70,6 +70,8 @@ def _one_line(error: Exception) -> str:
         return "a file holds lists in lists without end; write it again"
     if isinstance(error, MemoryError):
         return "there is not enough memory for this; ask for less, or split the file"
+    if isinstance(error, OSError) and str(error).startswith("[Errno") and error.filename is not None:
+        return f"{str(error.filename):.200}: {error.strerror}; check the path"
     return str(error)
 
 
