@@ -59,6 +59,18 @@ def test_every_choice_of_frames_has_an_option(data_dir, tmp_path, capsys):
         (["--grid-phase", "2"], "phase"),
         (["--reader", "ffmpeg"], "expected reader to be one of"),
         (["--num-frames", "0"], "num_frames to be a whole number of at least 1"),
+        (["--num-frames", "1000000000"], "expected num_frames of at most"),
+        (["--frame-size", "1000000"], "expected frame_size to be at most 6000 pixels, got 1000000"),
+        (["--short-side", "100000000000"], "expected short_side to be at most 6000 pixels"),
+        (["--num-frames", "9999", "--frame-size", "6000"], "bytes of frames for a video, got 3239676"),
+        (
+            ["--variant-offset-frames", "1" + "0" * 30],
+            "expected variant_offset_frames to be a whole number >= 0, at most",
+        ),
+        (["--variant-offset-seconds", "1e300"], "expected variant_offset_seconds of at least 0 or None, at most 14400"),
+        (["--timeout-seconds", "1e300"], "expected timeout_seconds above 0 and up to 1e+06"),
+        (["--num-proc", "1000000"], "expected --num-proc to be a whole number from 1 to"),
+        (["--cache-dir", "/proc"], "cannot write to the cache /proc ("),
     ],
 )
 def test_bad_choices_are_refused_in_one_line(data_dir, tmp_path, capsys, options, message):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_frameseg.data import preparation
 from hf_frameseg.data.annotations import AnnotationError
 from hf_frameseg.data.charades_sta import load_charades_sta, read_charades_lengths, read_charades_sta
 from hf_frameseg.data.collator import FrameSegmentationCollator
@@ -260,3 +261,31 @@ def test_missing_files_are_named(folder: Path) -> None:
             load_charades_sta(folder, split, cache_dir=folder / "cache")
     with pytest.raises(FileNotFoundError, match="no such data folder"):
         load_charades_sta(folder / "nowhere", "test", cache_dir=folder / "cache")
+
+
+def test_without_the_csv_the_videos_are_asked_once(tmp_path, monkeypatch, write_video):
+    """Their lengths are remembered beside the cache, until a file changes."""
+    asked = []
+    original = preparation.probe_duration
+
+    def spy(path, **kwargs):
+        asked.append(path.stem)
+        return original(path, **kwargs)
+
+    monkeypatch.setattr(preparation, "probe_duration", spy)
+    folder = tmp_path / "data"
+    (folder / "videos").mkdir(parents=True)
+    for vid in ("AAAAA", "BBBBB"):
+        write_video(folder / "videos" / f"{vid}.mp4", np.arange(0, 2000, 100))
+    lines = ["AAAAA 0.0 1.0##a person sits.", "BBBBB 0.5 1.5##a person stands."]
+    (folder / "charades_sta_test.txt").write_text("\n".join(lines))
+    options = {"num_frames": 2, "frame_size": 16, "cache_dir": tmp_path / "cache", "timeout_seconds": None}
+    first = load_charades_sta(folder, "test", **options)
+    assert sorted(asked) == ["AAAAA", "BBBBB"]
+    again = load_charades_sta(folder, "test", **options)
+    assert again["duration_seconds"][:] == first["duration_seconds"][:] == [2.0, 2.0]
+    assert len(asked) == 2
+    assert again.cache_files == first.cache_files
+    write_video(folder / "videos" / "BBBBB.mp4", np.arange(0, 3000, 100))
+    assert load_charades_sta(folder, "test", **options)["duration_seconds"][:] == [2.0, 3.0]
+    assert asked[2:] == ["BBBBB"]

@@ -227,7 +227,7 @@ def test_rows_that_cannot_be_opened_are_made_again(cache, source, pristine, capl
 
 def test_verify_needs_something_to_verify(tmp_path, capsys):
     assert main(["verify"]) == 2
-    assert "expected --data-dir DIR, to verify videos, or --cache [DIR]" in capsys.readouterr().err
+    assert "to verify videos, or --cache [DIR]" in capsys.readouterr().err
     assert main(["verify", "--cache", str(tmp_path / "nowhere")]) == 2
     assert "no cache folder at" in capsys.readouterr().err
     assert main(["verify", "--cache", str(tmp_path)]) == 0

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import shutil
+import stat
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hf_frameseg.data import video_jobs
+from hf_frameseg.data import video_archive, video_jobs
+from hf_frameseg.data.cache import CacheError
 from hf_frameseg.data.qvhighlights import load_qvhighlights
 from hf_frameseg.data.video import VideoReadError
-from hf_frameseg.data.video_archive import ArchiveError, VideoArchive, unpack_in_order
+from hf_frameseg.data.video_archive import ArchiveError, unpack_in_order
 from hf_frameseg.data.video_folder import VideoMissingError
+from hf_frameseg.data.video_zip import ZipArchive, open_archive
 
 FILE = "highlight_val_release.jsonl"
-MODES = {"tar": "w", "tar.gz": "w:gz"}
+MODES = {"tar": "w", "tar.gz": "w:gz", "zip": None}
+TARS = ["tar", "tar.gz"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +53,8 @@ def pack(tmp_path):
 
     def call(kind: str, *members: Path | tuple[str, bytes | str]) -> Path:
         path = tmp_path / f"videos.{kind}"
+        if kind == "zip":
+            return pack_zip(path, members)
         with tarfile.open(path, MODES[kind]) as archive:
             for member in members:
                 if isinstance(member, Path):
@@ -61,6 +71,23 @@ def pack(tmp_path):
         return path
 
     return call
+
+
+def pack_zip(path: Path, members: tuple[Path | tuple[str, bytes | str], ...]) -> Path:
+    """Make a zip archive, half of it deflated."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, member in enumerate(members):
+            if isinstance(member, Path):
+                for file in sorted(member.rglob("*")) if member.is_dir() else [member]:
+                    archive.write(file, file.relative_to(member.parent), zipfile.ZIP_DEFLATED)
+                continue
+            info = zipfile.ZipInfo(member[0])
+            info.external_attr = (stat.S_IFREG if isinstance(member[1], bytes) else stat.S_IFLNK) << 16
+            info.compress_type = zipfile.ZIP_STORED if number % 2 else zipfile.ZIP_DEFLATED
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of two members with one name
+                archive.writestr(info, member[1])
+    return path
 
 
 @pytest.fixture
@@ -127,7 +154,7 @@ def test_names_in_an_archive_lead_nowhere(load, videos, pack, tmp_path, kind):
     report = json.loads((Path(dataset.cache_files[0]["filename"]).parent / "failures.jsonl").read_text())
     assert report["error"] == f"c.mp4 in the archive {archive} is no ordinary file; put the video itself there"
     assert not outside.exists()
-    found, missing = VideoArchive(archive).locate(["x" * 250, "../a", "..", "/b"])
+    found, missing = open_archive(archive).locate(["x" * 250, "../a", "..", "/b"])
     assert [file.member[-6:] for file in found.values()] == ["xx.mp4"]
     assert set(missing) == {"../a", "..", "/b"}
     with found["x" * 250].on_disk(tmp_path / "scratch") as path:
@@ -140,7 +167,7 @@ def test_names_in_an_archive_lead_nowhere(load, videos, pack, tmp_path, kind):
 def test_the_rules_of_a_folder_hold(pack, kind):
     twice = [("1/a.mp4", b"x"), ("2/a.mp4", b"y")]
     suffixes = [("b.webm", b"1"), ("b.mkv", b"22")]
-    archive = VideoArchive(pack(kind, *twice, *suffixes, ("c.mp4", b""), ("c.mp4", b"3")))
+    archive = open_archive(pack(kind, *twice, *suffixes, ("c.mp4", b""), ("c.mp4", b"3")))
     with pytest.raises(VideoMissingError, match=r"2 files for this vid in the archive .*: 1/a\.mp4, 2/a\.mp4; keep"):
         archive.find("a")
     assert archive.find("b").member == "b.mkv"
@@ -148,7 +175,7 @@ def test_the_rules_of_a_folder_hold(pack, kind):
 
 
 def test_a_video_with_two_lengths_is_read_twice_from_a_compressed_archive(pack, tmp_path):
-    file = VideoArchive(pack("tar.gz", ("a.mp4", b"abc"), ("b.mp4", b"de"))).find("a")
+    file = open_archive(pack("tar.gz", ("a.mp4", b"abc"), ("b.mp4", b"de"))).find("a")
     content = []
     for _, one in unpack_in_order([file, file], tmp_path / "scratch"):
         with one.on_disk(tmp_path / "scratch") as path:
@@ -156,7 +183,7 @@ def test_a_video_with_two_lengths_is_read_twice_from_a_compressed_archive(pack, 
     assert content == [b"abc", b"abc"]
 
 
-@pytest.mark.parametrize("kind", MODES)
+@pytest.mark.parametrize("kind", TARS)
 def test_an_archive_that_is_cut_off_is_said(load, videos, pack, kind):
     archive = pack(kind, videos)
     archive.write_bytes(archive.read_bytes()[:-20_000] if kind == "tar" else archive.read_bytes()[:-600])
@@ -188,3 +215,98 @@ def test_a_changed_archive_is_prepared_again(load, videos, pack):
     first = load(pack("tar", videos))
     second = load(pack("tar", videos, ("e.mp4", b"")))
     assert first.cache_files != second.cache_files
+
+
+# Archives that claim what they do not hold
+
+
+def header(name: str, size: int | bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return the header of a tar member of any claimed size."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT) if isinstance(size, int) else size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+CLAIMS = {
+    "a member of terabytes": header("a.mp4", 2**42),
+    "a member of more than there is": header("a.mp4", 2**20),
+    "a negative member": header("a.mp4", -4096),
+    "an impossible member": header("a.mp4", 2**80),
+    "a long name of gigabytes": header("././@LongLink", 2**33, tarfile.GNUTYPE_LONGNAME),
+    "fields of gigabytes": header("x", 2**33, tarfile.XHDTYPE),
+    "global fields of gigabytes": header("x", 2**33, tarfile.XGLTYPE),
+    "a size that is none": header("a.mp4", b"nonsense!!!\0"),
+    "fields that say a negative size": header("x", 18, tarfile.XHDTYPE)
+    + b"17 size=-1048576\n".ljust(512, b"\0")
+    + header("a.mp4", 0),
+}
+
+
+@pytest.mark.parametrize("kind", TARS)
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claimed_size_is_no_size(load, kind, claim, tmp_path):
+    first = header("b.mp4", 4) + b"data".ljust(512, b"\0")
+    content = first + CLAIMS[claim] + bytes(4096)
+    path = tmp_path / f"videos.{kind}"
+    path.write_bytes(gzip.compress(content) if kind == "tar.gz" else content)
+    with pytest.raises(OSError, match=r"^\S") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("scratch/*"))
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_a_bomb_is_refused_before_it_is_unpacked(load, pack, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_archive, "_FREE_BYTES", 2**16)
+    bomb = pack(kind, ("a.mp4", bytes(2**24)), ("b.mp4", b"x"))
+    assert bomb.stat().st_size < 2**16
+    unpacked = []
+    monkeypatch.setattr(video_archive.ArchivedVideo, "unpack", lambda *args: unpacked.append(args))
+    with pytest.raises(OSError, match=r"unpacks to \d+ bytes or more, over 100 times its size; use another archive"):
+        load(bomb)
+    assert unpacked == []
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_a_video_for_which_there_is_no_room_is_said(load, videos, pack, kind, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30 + 10))
+    with pytest.raises(CacheError, match=r"\(no room for \d+ bytes of .*mp4\); make room there"):
+        load(pack(kind, videos))
+    assert not list(tmp_path.rglob("scratch/*"))
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_a_huge_video_is_a_failure_of_that_video(videos, pack, kind, monkeypatch):
+    monkeypatch.setattr(video_archive, "MAX_VIDEO_BYTES", 5)
+    found, missing = open_archive(pack(kind, ("a.mp4", b"123456"), ("b.mp4", b"12345"))).locate("ab")
+    assert list(found) == ["b"]
+    assert "has 6 bytes, more than 5; use a folder" in missing["a"]
+
+
+def test_a_zip_that_is_damaged_or_encrypted_is_said(load, videos, pack):
+    good = pack("zip", videos)
+    content = good.read_bytes()
+    good.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArchiveError, match=r"^cannot read the archive .*videos\.zip \(.*; download it again$"):
+        load(good)
+    flipped = bytearray(content)
+    flipped[200] ^= 255  # in the first video
+    good.write_bytes(flipped)
+    with pytest.raises((ArchiveError, VideoReadError), match=r"cannot read the archive .*videos\.zip"):
+        load(good)
+    locked = bytearray(content)
+    locked[content.rindex(b"PK\1\2") + 8] |= 1
+    good.write_bytes(locked)
+    with pytest.raises(FileNotFoundError, match="is encrypted; unpack the archive into a folder"):
+        load(good)
+
+
+def test_a_zip_of_videos_is_read(shared_dir):
+    archive = open_archive(shared_dir / "faults" / "text" / "videos.zip")
+    assert isinstance(archive, ZipArchive)
+    assert archive._entries

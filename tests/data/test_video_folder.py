@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from hf_frameseg.data import video_folder
 from hf_frameseg.data.video_folder import VideoFolder, VideoMissingError
+from hf_frameseg.data.video_memory import MEMORY_FILE, VideoMemory
 
 
 @pytest.fixture
@@ -132,3 +135,97 @@ def test_the_fingerprint_changes_with_the_files_that_are_asked_for(folder):
     assert VideoFolder(folder).fingerprint("a") == before
     os.utime(folder / "a.mp4", ns=(1, 1))
     assert VideoFolder(folder).fingerprint("a") != before
+
+
+@pytest.mark.parametrize(
+    "suffix", [".m4v", ".mpg", ".MPEG", ".wmv", ".mts", ".m2ts", ".3gp", ".flv", ".ogv", ".vob", ".ts"]
+)
+def test_the_suffixes_of_cameras_and_sites_are_videos(folder, suffix):
+    (folder / f"a{suffix}").touch()
+    assert VideoFolder(folder).find("a").path.name == f"a{suffix}"
+
+
+def test_a_vid_may_have_its_suffix(folder):
+    for name in ("a.m4v", "b.mp4", "b.avi", "c.avi.mp4"):
+        (folder / name).touch()
+    videos = VideoFolder(folder)
+    assert videos.find("a.m4v").path.name == "a.m4v"
+    assert videos.find("b.avi").path.name == "b.avi"
+    assert videos.find("c.avi").path.name == "c.avi.mp4"
+    with pytest.raises(VideoMissingError, match="no such file"):
+        videos.find("a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("vid", "hint"),
+    [
+        ("RoripwjYFp8", r"; did you mean RoripwjYFp8_60\.0_210\.0\.mp4\?$"),
+        ("v_abcdefgh", r"; did you mean v_abcdefgi\.mkv\?$"),
+        ("notes", r"; there is notes\.txt, whose suffix is none of a video's$"),
+        ("ROOM\x1b", "in the video folder [^;]*$"),
+        ("x", "in the video folder [^;]*$"),
+    ],
+)
+def test_a_near_name_is_said(folder, vid, hint):
+    for name in ("RoripwjYFp8_60.0_210.0.mp4", "v_abcdefgi.mkv", "notes.txt"):
+        (folder / name).touch()
+    with pytest.raises(VideoMissingError, match=hint):
+        VideoFolder(folder).find(vid)
+
+
+def test_names_of_others_are_printed_as_text(folder):
+    (folder / "roo\x1b[2Jm.mp4").touch()
+    with pytest.raises(VideoMissingError, match=r"did you mean roo\\x1b\[2Jm\.mp4\?$"):
+        VideoFolder(folder).find("roo\x1b[2J")
+
+
+def test_near_names_are_looked_for_a_few_times_only(folder, monkeypatch):
+    (folder / "abcdef.mp4").touch()
+    looked = []
+    monkeypatch.setattr(video_folder, "get_close_matches", lambda *args, **kwargs: looked.append(args) or [])
+    videos = VideoFolder(folder)
+    videos.locate([f"unlike {number}" for number in range(100)])
+    assert len(looked) == 20
+
+
+def replaced(path: Path, content: bytes) -> None:
+    """Replace a file by one of equal size and time, as `rsync --times` and restored copies do."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_another_content_of_equal_size_and_time_is_noticed(folder, tmp_path):
+    path = folder / "a.mp4"
+    path.write_bytes(b"a" * 100_000)
+    memory = VideoMemory(tmp_path)
+    before = VideoFolder(folder, memory=memory).fingerprint("a")
+    memory.save()
+    for content in (b"b" + b"a" * 99_999, b"a" * 99_999 + b"b"):
+        replaced(path, content)
+        assert VideoFolder(folder, memory=VideoMemory(tmp_path)).fingerprint("a") != before
+        assert VideoFolder(folder).fingerprint("a") != before
+    replaced(path, b"a" * 100_000)
+    assert VideoFolder(folder, memory=VideoMemory(tmp_path)).fingerprint("a") == before
+
+
+def test_what_is_known_of_a_file_is_not_read_again(folder, tmp_path, monkeypatch):
+    (folder / "a.mp4").write_bytes(b"a")
+    memory = VideoMemory(tmp_path)
+    before = VideoFolder(folder, memory=memory).fingerprint("a")
+    memory.save()
+    monkeypatch.setattr(video_folder, "content_key", lambda path: pytest.fail("read again"))
+    assert VideoFolder(folder, memory=VideoMemory(tmp_path)).fingerprint("a") == before
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"version": 1, "files": 3}', '{"version": 1, "files": {"a": 7}}', "null"]
+)
+def test_a_damaged_memory_is_forgotten(folder, tmp_path, content):
+    (folder / "a.mp4").write_bytes(b"a")
+    (tmp_path / MEMORY_FILE).write_text(content)
+    memory = VideoMemory(tmp_path)
+    assert VideoFolder(folder, memory=memory).fingerprint("a") == VideoFolder(folder).fingerprint("a")
+    memory.save()
+    assert list(json.loads((tmp_path / MEMORY_FILE).read_text())["files"]) == [str(folder.resolve() / "a.mp4")]

@@ -54,7 +54,7 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
     )
     group.add_argument("--split", metavar="NAME", nargs="+", help="splits (default: those whose annotations are there)")
     group.add_argument(
-        "--video-dir", metavar="PATH", type=Path, help="folder of the videos, nested or not, or a tar archive"
+        "--video-dir", metavar="PATH", type=Path, help="folder of the videos, nested or not, or a tar or zip archive"
     )
     group.add_argument("--allow-links", action="store_true", help="follow links that lead out of the video folder")
     group.add_argument(

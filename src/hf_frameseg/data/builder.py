@@ -91,6 +91,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
     ) -> None:
         """Build with rows per written batch chosen by their size: the default 1000 would hold gigabytes in memory."""
         root = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+        kwargs.setdefault("memory_dir", str(root))
         try:
             with one_line_errors(root):
                 check_writable(root)

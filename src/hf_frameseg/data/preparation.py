@@ -23,9 +23,11 @@ from hf_frameseg.data.video import (
     VideoReadError,
     probe_duration,
 )
-from hf_frameseg.data.video_archive import VideoArchive, unpack_in_order
+from hf_frameseg.data.video_archive import unpack_in_order
 from hf_frameseg.data.video_folder import VideoFile, VideoFolder, VideoSource
 from hf_frameseg.data.video_jobs import run_threads
+from hf_frameseg.data.video_memory import VideoMemory
+from hf_frameseg.data.video_zip import open_archive
 
 __all__ = ["FORMAT_VERSION", "ON_ERROR", "FrameDatasetConfig", "prepare_video"]
 
@@ -41,7 +43,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
 
     Args:
         data_dir: Folder with the annotation files and `videos/`.
-        video_dir: Folder of the videos, nested or not, if it is not `data_dir/videos`; or a tar archive with them.
+        video_dir: Folder of the videos, nested or not, if it is not `data_dir/videos`; or a tar or zip archive.
         splits: Splits to prepare; None takes those whose annotations are there.
         num_frames: Frames F per video.
         frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
@@ -58,6 +60,8 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         on_error: "raise", "skip" (leave the queries of a missing or unreadable video out) or "blank" (keep them, with
             black frames and `frames_missing` set). The videos are listed in `failures.jsonl` in any case.
         allow_links: Follow links inside the video folder to places outside it.
+        memory_dir: Folder in which to remember how long video files are, and what stands for their content; a builder
+            takes its cache. None asks the files every time.
     """
 
     version: datasets.Version | str | None = FORMAT_VERSION
@@ -77,8 +81,10 @@ class FrameDatasetConfig(datasets.BuilderConfig):
     damaged: str = "raise"
     on_error: str = "raise"
     allow_links: bool = False
+    memory_dir: str | None = None
     _annotations: dict[str, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False)
     _videos: VideoSource[Any] | None = field(default=None, init=False, repr=False)
+    _known: VideoMemory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -154,9 +160,18 @@ class FrameDatasetConfig(datasets.BuilderConfig):
     def videos(self) -> VideoSource[Any]:
         """Return where the videos are, listed once."""
         if self._videos is None:
-            place = self.video_place()
-            self._videos = VideoArchive(place) if place.is_file() else VideoFolder(place, allow_links=self.allow_links)
+            place, memory = self.video_place(), self._memory()
+            if place.is_file():
+                self._videos = open_archive(place, memory)
+            else:
+                self._videos = VideoFolder(place, self.allow_links, memory)
         return self._videos
+
+    def _memory(self) -> VideoMemory:
+        """Return what is known of the videos, read once."""
+        if self._known is None:
+            self._known = VideoMemory(self.memory_dir)
+        return self._known
 
     def file_durations(self, vids: list[str]) -> dict[str, float]:
         """Ask the files how long they are, for annotations that do not say it; nothing is decoded.
@@ -168,14 +183,23 @@ class FrameDatasetConfig(datasets.BuilderConfig):
             vid -> seconds, without those that are missing or unreadable.
         """
         found, _ = self.videos().locate(vids)
-        files = list(found.values())
-        num_threads = os.cpu_count() or 1
+        memory, durations = self._memory(), {}
+        states = {vid: (Path(file.name), file.path.stat()) for vid, file in found.items()}
+        for vid, state in states.items():
+            durations[vid] = memory.known(*state, "duration")
+        files = [file for vid, file in found.items() if not isinstance(durations[vid], float)]
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
             readable = unpack_in_order(files, scratch)
-            probes = run_threads(lambda item: _probe(item[1], scratch, self.timeout_seconds), readable, num_threads)
-            durations = {files[number].vid: seconds for (number, _), seconds in probes if seconds is not None}
-        return {vid: durations[vid] for vid in found if vid in durations}
+            probes = run_threads(
+                lambda item: _probe(item[1], scratch, self.timeout_seconds), readable, os.cpu_count() or 1
+            )
+            for (number, _), seconds in probes:
+                vid = files[number].vid
+                durations[vid] = seconds
+                memory.remember(*states[vid], "duration", seconds)
+        memory.save()
+        return {vid: seconds for vid, seconds in durations.items() if seconds is not None}
 
     def frame_settings(self) -> FrameSettings:
         """Return the choices that the frames of one video depend on."""
@@ -208,8 +232,14 @@ class FrameDatasetConfig(datasets.BuilderConfig):
             "on_error": self.on_error,
             "timeout_seconds": self.timeout_seconds,
             "annotations": rows,
-            "videos": self.videos().fingerprint(vids),
+            "videos": self._video_fingerprint(vids),
         }
+
+    def _video_fingerprint(self, vids: list[str]) -> list[list[str | int]]:
+        """Return what differs when one of these videos is another one."""
+        fingerprint = self.videos().fingerprint(vids)
+        self._memory().save()
+        return fingerprint
 
 
 def _check_row(row: dict[str, Any], split: str) -> None:

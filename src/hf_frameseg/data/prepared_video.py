@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from hf_frameseg.data.sampling import VARIANT_OFFSET_FRAMES, VARIANTS, check_var
 from hf_frameseg.data.video import (
     DEFAULT_NUM_FRAMES,
     DURATION_TOLERANCE_SECONDS,
+    MAX_FRAMES_BYTES,
+    MAX_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
     check_damaged,
     read_frames,
     reader_names,
 )
+from hf_frameseg.data.video_file import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
 from hf_frameseg.moments import FrameGrid
 
 FORMAT_VERSION = "3.0.0"
@@ -68,6 +72,7 @@ class FrameSettings:
         for name in ("frame_size", "short_side"):
             if getattr(self, name) is not None:
                 _check_at_least(name, getattr(self, name), 1)
+                self._check_size(name, getattr(self, name))
         if self.frame_size is not None and self.short_side is not None:
             raise ValueError(
                 f"expected frame_size or short_side, got both ({self.frame_size} and {self.short_side}); leave one out"
@@ -78,8 +83,23 @@ class FrameSettings:
             raise ValueError(
                 f"expected duration_tolerance_seconds of at least 0, got {self.duration_tolerance_seconds!r}"
             )
-        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
-            raise ValueError(f"expected timeout_seconds above 0, or None for no limit, got {self.timeout_seconds!r}")
+        if self.timeout_seconds is not None and not 0 < self.timeout_seconds <= MAX_TIMEOUT_SECONDS:
+            raise ValueError(
+                f"expected timeout_seconds above 0 and up to {MAX_TIMEOUT_SECONDS:g}, or None for no limit, got "
+                f"{self.timeout_seconds!r}"
+            )
+
+    def _check_size(self, name: str, side: int) -> None:
+        """Refuse pictures that would not fit into memory before any is decoded."""
+        if side > MAX_FRAME_SIDE or side**2 > MAX_FRAME_PIXELS:
+            most = min(MAX_FRAME_SIDE, math.isqrt(MAX_FRAME_PIXELS))
+            raise ValueError(f"expected {name} to be at most {most} pixels, got {side}")
+        num_bytes = self.num_frames * len(VARIANTS) * side**2 * 3
+        if num_bytes > MAX_FRAMES_BYTES:
+            raise ValueError(
+                f"expected at most {MAX_FRAMES_BYTES} bytes of frames for a video, got {num_bytes} from num_frames "
+                f"{self.num_frames} and {name} {side}; ask for fewer or smaller ones"
+            )
 
     def grid(self, duration_seconds: float) -> FrameGrid:
         """Return the frame grid of a video of this length."""

@@ -23,6 +23,12 @@ MIDDLE_VARIANT = VARIANTS.index("middle")
 VARIANT_OFFSET_FRAMES = 3
 """Distance of the outer variants from the middle one in source frames, as in the paper."""
 
+MAX_OFFSET_FRAMES = 1_000_000
+"""More frames than a video may have."""
+
+MAX_OFFSET_SECONDS = 4 * 3600.0
+"""As long as a video may be."""
+
 TIME_TOLERANCE_SECONDS = 1e-3
 """A frame that starts this much after an instant counts as on display at it.
 
@@ -95,12 +101,18 @@ def check_variant_offset(variant_offset_frames: int, variant_offset_seconds: flo
     Raises:
         ValueError: If one is out of range, or both are given.
     """
-    if variant_offset_frames != int(variant_offset_frames) or variant_offset_frames < 0:
-        raise ValueError(f"expected variant_offset_frames to be a whole number >= 0, got {variant_offset_frames!r}")
+    if not 0 <= variant_offset_frames <= MAX_OFFSET_FRAMES or variant_offset_frames != int(variant_offset_frames):
+        raise ValueError(
+            f"expected variant_offset_frames to be a whole number >= 0, at most {MAX_OFFSET_FRAMES}, got "
+            f"{variant_offset_frames!r}"
+        )
     if variant_offset_seconds is None:
         return
-    if not 0 <= variant_offset_seconds < np.inf:
-        raise ValueError(f"expected variant_offset_seconds of at least 0 or None, got {variant_offset_seconds!r}")
+    if not 0 <= variant_offset_seconds <= MAX_OFFSET_SECONDS:
+        raise ValueError(
+            f"expected variant_offset_seconds of at least 0 or None, at most {MAX_OFFSET_SECONDS:g}, got "
+            f"{variant_offset_seconds!r}"
+        )
     if variant_offset_frames != VARIANT_OFFSET_FRAMES:
         raise ValueError(
             f"expected one offset, got variant_offset_frames={variant_offset_frames} and "

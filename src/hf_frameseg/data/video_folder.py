@@ -1,24 +1,41 @@
 """Where the videos of a data set are: vid -> file, in a folder or in the folders inside it.
 
 A vid is looked up in a listing of the folder and never joined to a path, so no vid can lead out of it. A file belongs
-to the vid that is its name without suffix, in whatever subfolder. Of several files for one vid the suffix that comes
-first in `VIDEO_SUFFIXES` counts. Two with the same suffix are a failure of that video: nothing says which one is meant.
+to the vid that is its name without suffix, or with it, in whatever subfolder. Of several files for one vid the suffix
+that comes first in `VIDEO_SUFFIXES` counts. Two with the same suffix are a failure of that video: nothing says which
+one is meant.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-"""Accepted video files; of several files for one vid the first suffix in this order counts."""
+from hf_frameseg._text import printable
+from hf_frameseg.data.video_memory import VideoMemory
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".webm", ".avi", ".mov"),
+    *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv", ".vob", ".asf", ".f4v"),
+    *(".qt", ".divx", ".m2v", ".m1v", ".mpe", ".mpv", ".m2t", ".tod", ".mod", ".ogm", ".ogg", ".ogx", ".rm", ".rmvb"),
+    *(".mxf", ".dv", ".dif", ".mj2", ".mjpg", ".mjpeg", ".nut", ".ivf", ".y4m", ".amv", ".nsv", ".wtv", ".mk3d"),
+    *(".h261", ".h263", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".vvc", ".obu", ".vc1", ".gxf", ".gif"),
+)
+"""Accepted video files, as FFmpeg's readers of videos call theirs; of several files for one vid the first suffix in
+this order counts."""
+
+_LONGEST_NEAR = 100  # characters of a vid
+_NEAR_NAMES = 20  # of a source: each takes a look at all names
+_ENDS_BYTES = 2**14  # of a file, at each end, that stand for its content
 
 
 class VideoMissingError(FileNotFoundError):
@@ -34,12 +51,14 @@ class VideoFile:
         path: The file.
         size_bytes: Its size.
         mtime_ns: Its time of change.
+        content: Stands for its content, which may change under the same size and time; see `content_key`.
     """
 
     vid: str
     path: Path
     size_bytes: int
     mtime_ns: int
+    content: str
 
     @property
     def name(self) -> str:
@@ -48,7 +67,7 @@ class VideoFile:
 
     def identity(self) -> list[str | int]:
         """Return what differs when the file is another one; JSON values."""
-        return [str(self.path), self.size_bytes, self.mtime_ns]
+        return [str(self.path), self.size_bytes, self.mtime_ns, self.content]
 
     def on_disk(self, scratch: Path) -> AbstractContextManager[Path]:
         """Give the video as a file of its own.
@@ -70,10 +89,13 @@ class VideoSource(ABC, Generic[Entry]):
 
     Args:
         place: Folder or archive.
+        memory: What is known of the files; None remembers nothing.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, memory: VideoMemory | None = None) -> None:
         self.place = Path(place)
+        self.memory = VideoMemory(None) if memory is None else memory
+        self._num_hints = 0
 
     @abstractmethod
     def __str__(self) -> str:
@@ -108,12 +130,15 @@ class VideoSource(ABC, Generic[Entry]):
             VideoMissingError: If there is no file, more than one, or none that can be used.
         """
         entries = self._entries.get(vid, [])
+        if not entries and _suffix(vid) in VIDEO_SUFFIXES:
+            stem = PurePosixPath(vid).stem
+            entries = [entry for entry in self._entries.get(stem, []) if PurePosixPath(entry[0]).name == vid]
         if not entries:
             raise VideoMissingError(f"no such file in {self}{self._hint(vid)}")
         ranks = [VIDEO_SUFFIXES.index(_suffix(name)) for name, _ in entries]
         best = [entry for entry, rank in zip(entries, ranks, strict=True) if rank == min(ranks)]
         if len(best) > 1:
-            names = ", ".join(name for name, _ in best)
+            names = printable(", ".join(name for name, _ in best))
             raise VideoMissingError(f"{len(best)} files for this vid in {self}: {names}; keep one")
         return self._file(vid, best[0][1])
 
@@ -142,13 +167,58 @@ class VideoSource(ABC, Generic[Entry]):
         for name, entry in self._list():
             if _suffix(name) in VIDEO_SUFFIXES:
                 entries.setdefault(PurePosixPath(name).stem, []).append((name, entry))
+            else:
+                self._others.setdefault(PurePosixPath(name).stem, name)
         return entries
 
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """Hold other files by their name without suffix; filled with the videos."""
+        return {}
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        """Return vids without upper case -> name of a file."""
+        return {vid.casefold(): found[0][0] for vid, found in sorted(self._entries.items(), reverse=True)}
+
     def _hint(self, vid: str) -> str:
-        """Name a file that differs in upper and lower case only."""
-        folded = vid.casefold()
-        near = sorted(name for other, found in self._entries.items() if other.casefold() == folded for name, _ in found)
-        return f"; there is {near[0]}, spelled with other upper and lower case" if near else ""
+        """Name a file that may be meant."""
+        if (other := self._folded.get(vid.casefold())) is not None:
+            return f"; there is {printable(other)}, spelled with other upper and lower case"
+        if vid in self._others:
+            return f"; there is {printable(self._others[vid])}, whose suffix is none of a video's"
+        near = self._near(vid)
+        return f"; did you mean {printable(near)}?" if near else ""
+
+    def _near(self, vid: str) -> str | None:
+        """Return a file whose name is much like a vid, looked for a few times only."""
+        self._num_hints += 1
+        if self._num_hints > _NEAR_NAMES or not 3 <= len(vid) <= _LONGEST_NEAR:
+            return None
+        longer = [other for other in self._folded if vid.casefold() in other]
+        close = longer or get_close_matches(vid.casefold(), self._folded, n=1, cutoff=0.8)
+        return self._folded[min(close, key=len)] if close else None
+
+
+def content_key(path: Path) -> str:
+    """Return what differs when the content of a file is another one, in all likelihood: a checksum of its two ends.
+
+    Containers keep there where each picture lies, so a video that was encoded anew differs, of whatever size and time.
+
+    Args:
+        path: The file.
+
+    Returns:
+        16 hexadecimal digits; empty if the file cannot be read, which is its reader's to say.
+    """
+    try:
+        with path.open("rb") as file:
+            ends = hashlib.sha256(file.read(_ENDS_BYTES))
+            file.seek(max(file.seek(0, os.SEEK_END) - _ENDS_BYTES, 0))
+            ends.update(file.read(_ENDS_BYTES))
+    except OSError:
+        return ""
+    return ends.hexdigest()[:16]
 
 
 class VideoFolder(VideoSource[Path]):
@@ -158,21 +228,24 @@ class VideoFolder(VideoSource[Path]):
         place: The folder; it may itself be a link.
         allow_links: Follow links inside the folder to places outside it. Without, such a file counts as missing, and
             linked folders are not looked into.
+        memory: What is known of the files; None remembers nothing.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
     """
 
-    def __init__(self, place: str | Path, allow_links: bool = False) -> None:
-        super().__init__(place)
+    def __init__(self, place: str | Path, allow_links: bool = False, memory: VideoMemory | None = None) -> None:
+        super().__init__(place, memory)
         self.allow_links = allow_links
         if not self.place.is_dir():
-            raise FileNotFoundError(f"no video folder at {place}; put the videos there as <vid>{VIDEO_SUFFIXES[0]}")
+            raise FileNotFoundError(
+                f"no video folder at {printable(place)}; put the videos there as <vid>{VIDEO_SUFFIXES[0]}"
+            )
         self._root = self.place.resolve()
 
     def __str__(self) -> str:
         """Return what messages call the folder."""
-        return f"the video folder {self.place}"
+        return f"the video folder {printable(self.place)}"
 
     def fingerprint(self, vids: Iterable[str]) -> list[list[str | int]]:
         """Return places, sizes and times of the files."""
@@ -183,7 +256,7 @@ class VideoFolder(VideoSource[Path]):
         """List the files below the folder."""
 
         def refuse(error: OSError) -> None:
-            reason = f"cannot read the video folder {error.filename} ({error.strerror}); make it readable"
+            reason = f"cannot read the video folder {printable(error.filename)} ({error.strerror}); make it readable"
             raise OSError(reason) from error
 
         entered: set[str] = set()
@@ -203,14 +276,14 @@ class VideoFolder(VideoSource[Path]):
         try:
             found = entry.stat()
         except OSError as error:
-            raise VideoMissingError(f"{entry} cannot be read ({error.strerror}); replace it") from None
+            raise VideoMissingError(f"{printable(entry)} cannot be read ({error.strerror}); replace it") from None
         if not stat.S_ISREG(found.st_mode):
-            raise VideoMissingError(f"{entry} is no file; replace it by the video")
+            raise VideoMissingError(f"{printable(entry)} is no file; replace it by the video")
         if not self.allow_links and not entry.resolve().is_relative_to(self._root):
-            raise VideoMissingError(
-                f"{entry} is a link that leads out of the video folder; copy the file there or pass allow_links=True"
-            )
-        return VideoFile(vid, entry, found.st_size, found.st_mtime_ns)
+            reason = "is a link that leads out of the video folder; copy the file there or pass allow_links=True"
+            raise VideoMissingError(f"{printable(entry)} {reason}")
+        content = self.memory.recall(entry, found, "content", lambda: content_key(entry))
+        return VideoFile(vid, entry, found.st_size, found.st_mtime_ns, content or "")
 
 
 def _suffix(name: str) -> str:
