@@ -95,6 +95,8 @@ _MODULE_OF = {
     "MomentTableConfig": "data.moment_table",
     "load_moments": "data.moment_table",
     "read_moment_table": "data.moment_table",
+    "read_annotation_file": "data.annotation_files",
+    "RatingScale": "data.moment_rows",
     # metrics
     "evaluate_submission": "metrics",
     "evaluate_per_query": "metrics",
@@ -104,6 +106,9 @@ _MODULE_OF = {
     "annotation_statistics": "metrics.annotation_statistics",
     "summarize_per_query": "metrics",
     "mean_iou": "metrics",
+    "recall_at": "metrics",
+    "tasks_left_out": "metrics",
+    "evaluate_highlights": "metrics",
     "query_table": "metrics",
     "read_submission": "metrics",
     "read_ground_truth": "metrics",
