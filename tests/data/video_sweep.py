@@ -33,7 +33,7 @@ from hf_frameseg.data.video_file import decode, limited_decoder, open_container,
 from hf_frameseg.data.video_index import index_video
 
 RATE = 25
-HEIGHT, WIDTH = 64, 96
+HEIGHT, WIDTH = 64, 80  # decord (3.4) gives pictures 96 wide a fourth channel
 LIMIT = 2.0  # grey levels, mean over a picture
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
