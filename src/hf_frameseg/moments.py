@@ -121,7 +121,8 @@ class FrameGrid:
         if not math.isfinite(self.num_frames) or self.num_frames != int(self.num_frames) or self.num_frames < 1:
             raise ValueError(f"expected num_frames to be a whole number >= 1, got {self.num_frames!r}")
         if self.num_frames > MAX_GRID_FRAMES:
-            raise ValueError(f"expected num_frames of at most {MAX_GRID_FRAMES}, got {self.num_frames!r}; ask for fewer")
+            allowed = f"num_frames of at most {MAX_GRID_FRAMES}"
+            raise ValueError(f"expected {allowed}, got {self.num_frames!r}; ask for fewer")
         object.__setattr__(self, "num_frames", int(self.num_frames))
         _check_duration(self.duration_seconds)
         if not self.window_seconds > 1e-300:  # only absurd files come here: windows would have no length in float64

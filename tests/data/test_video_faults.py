@@ -5,12 +5,14 @@ Their pictures state their own number in 4 x 4 black or white blocks; block b is
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hf_frameseg.data.prepared_video import FrameSettings, prepare_video
+from hf_frameseg.data.qvhighlights import load_qvhighlights
 from hf_frameseg.data.readers import load_reader
 from hf_frameseg.data.video import VideoReadError, probe_duration, read_frames
 from hf_frameseg.data.video_index import index_video
@@ -143,3 +145,22 @@ def test_a_prepared_video_keeps_damaged_pictures_if_asked_to(faults, settings):
         prepare_video(faults / "damaged.mp4", 20.0, FrameSettings(**settings))
     columns = prepare_video(faults / "damaged.mp4", 20.0, FrameSettings(damaged="keep", **settings))
     assert columns["frame_shape"][0] == 25
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_the_share_of_kept_damage_is_in_the_report(faults, tmp_path, annotation, write_annotations, caplog, num_proc):
+    labels = {"relevant_windows": [], "relevant_clip_ids": [], "saliency_scores": []}
+    rows = [annotation(qid=qid, vid=vid, duration=20, **labels) for qid, vid in enumerate(("damaged", "good"))]
+    write_annotations(tmp_path / "highlight_val_release.jsonl", rows)
+    options = {"frame_size": 32, "video_dir": str(faults), "cache_dir": tmp_path / "cache", "num_proc": num_proc}
+    with pytest.raises(VideoReadError, match=r"4 of 75 pictures \(5%\) are damaged"):
+        load_qvhighlights(tmp_path, "val", **options)
+    dataset = load_qvhighlights(tmp_path, "val", damaged="keep", **options)
+    assert dataset["vid"][:] == ["damaged", "good"]
+    assert "damaged_share" not in dataset.column_names
+    assert "videos with damaged pictures, which were kept: 1; see " in caplog.text
+    assert "missing or unreadable" not in caplog.text
+    (report,) = (tmp_path / "cache").rglob("failures.jsonl")
+    (line,) = [json.loads(line) for line in report.read_text().splitlines()]
+    assert (line["vid"], line["error"]) == ("damaged", "5.3% of the chosen pictures are damaged; they were kept")
+    assert line["damaged_share"] == pytest.approx(4 / 75)

@@ -48,17 +48,16 @@ class Codec:
     size: tuple[int, int] = (HEIGHT, WIDTH)
 
 
+_X264 = {"threads": "1", "preset": "veryfast"}
 _X265 = "log-level=error:pools=1:keyint=20:min-keyint=20:scenecut=0"
 CODECS = {
-    "h264": Codec("libx264", {"preset": "veryfast", "g": "20", "bf": "0"}),
-    "h264_b": Codec("libx264", {"preset": "veryfast", "g": "20", "bf": "3", "b_strategy": "0"}),
-    "h264_open": Codec(
-        "libx264", {"preset": "veryfast", "x264-params": "open-gop=1:keyint=20:min-keyint=20:bframes=4"}
-    ),
-    "h264_refresh": Codec("libx264", {"preset": "veryfast", "x264-params": "intra-refresh=1:keyint=20"}),
-    "h264_intra": Codec("libx264", {"preset": "veryfast", "g": "1"}),
-    "h264_pyramid": Codec("libx264", {"x264-params": "bframes=7:b-pyramid=normal:b-adapt=0:keyint=40:ref=4"}),
-    "h264_interlaced": Codec("libx264", {"preset": "veryfast", "x264-params": "interlaced=1:keyint=20"}),
+    "h264": Codec("libx264", {**_X264, "g": "20", "bf": "0"}),
+    "h264_b": Codec("libx264", {**_X264, "g": "20", "bf": "3", "b_strategy": "0"}),
+    "h264_open": Codec("libx264", {**_X264, "x264-params": "open-gop=1:keyint=20:min-keyint=20:bframes=4"}),
+    "h264_refresh": Codec("libx264", {**_X264, "x264-params": "intra-refresh=1:keyint=20"}),
+    "h264_intra": Codec("libx264", {**_X264, "g": "1"}),
+    "h264_pyramid": Codec("libx264", {**_X264, "x264-params": "bframes=7:b-pyramid=normal:b-adapt=0:keyint=40:ref=4"}),
+    "h264_interlaced": Codec("libx264", {**_X264, "x264-params": "interlaced=1:keyint=20"}),
     "hevc_open": Codec("libx265", {"preset": "ultrafast", "x265-params": f"{_X265}:open-gop=1:bframes=3"}),
     "hevc_closed": Codec("libx265", {"preset": "ultrafast", "x265-params": f"{_X265}:open-gop=0"}),
     "av1": Codec("libsvtav1", {"preset": "8", "g": "20", "crf": "5", "svtav1-params": "lp=1"}),
@@ -314,19 +313,26 @@ def exif(content: bytes, rng: np.random.Generator) -> bytes:
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
     """Change 1 to 50 bytes of the pictures."""
-    first = content.find(b"mdat") + 4 if b"mdat" in content else len(content) // 20
-    last = len(content) if content.find(b"moov") < first else content.find(b"moov") - 4
     changed = np.frombuffer(content, np.uint8).copy()
-    at = rng.integers(first, last if last > first else len(content), size=rng.integers(1, 51))
+    at = rng.integers(*_pictures(content), size=rng.integers(1, 51))
     changed[at] = rng.integers(256, size=at.shape)
     return changed.tobytes()
 
 
 def damage_few(content: bytes, rng: np.random.Generator) -> bytes:
-    """Change 1 to 3 bytes in one place."""
-    first = content.find(b"mdat") + 4 if b"mdat" in content else len(content) // 20
-    at = int(rng.integers(first, len(content) - 3))
-    return content[:at] + rng.bytes(int(rng.integers(1, 4))) + content[at + 3 :][: len(content) - at]
+    """Change 1 to 3 bytes in one place of the pictures."""
+    changed = bytearray(content)
+    at, size = int(rng.integers(*_pictures(content))), int(rng.integers(1, 4))
+    changed[at : at + size] = rng.bytes(size)
+    return bytes(changed)
+
+
+def _pictures(content: bytes) -> tuple[int, int]:
+    """Return where the pictures are in a file: all but the head, in MP4 what is not described elsewhere."""
+    if b"mdat" not in content:
+        return len(content) // 20, len(content) - 3
+    first, table = content.index(b"mdat") + 4, content.rfind(b"moov") - 4
+    return first, table - 3 if table > first else len(content) - 3
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             self._writer_batch_size = _rows_per_batch(self.config.frame_settings())
         self._jobs: dict[Video, VideoJob] | None = None
         self._failures: dict[Video, Failure] = {}
+        self._damaged: dict[Video, float] = {}  # share of damaged pictures that were kept
         self._longer: dict[Video, float] = {}
 
     def _info(self) -> datasets.DatasetInfo:
@@ -235,10 +236,10 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         clear_folder(Path(self._output_dir))  # what a killed run left there would become part of the data set
         self._failure_report().unlink(missing_ok=True)
         self._decode(num_proc)
-        self._longer = {}
+        self._longer, self._damaged = {}, {}
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         self._warn_of_longer_files()
-        if self._failures:
+        if self._failures or self._damaged:
             write_failures(Path(self._output_dir) / FAILURES_FILE, self._failure_lines())
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -274,18 +275,20 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         if video not in self._failures:
             columns = self.parts().read(jobs[video].key)
             if columns is not None:
-                return self._without_length(video, columns)
+                return self._without_notes(video, columns)
             # Rows are streamed without a cache, or the part was damaged.
             columns = prepare_columns(jobs[video], settings, self.parts().scratch)
             if not isinstance(columns, Failure):
-                return self._without_length(video, columns)
+                return self._without_notes(video, columns)
             self._failures[video] = columns
         if self.config.on_error == "raise":
             raise VideoReadError(printable(f"video {video[0]}: {self._failures[video].error}; {_HINT}"))
         return blank_columns(video[1], settings) if self.config.on_error == "blank" else None
 
-    def _without_length(self, video: Video, columns: dict[str, Any]) -> dict[str, Any]:
-        """Note how long the file of a video is, which is no column of a row."""
+    def _without_notes(self, video: Video, columns: dict[str, Any]) -> dict[str, Any]:
+        """Note how long the file of a video is, and how much of it is damaged, which are no columns of a row."""
+        if share := columns.pop("damaged_share", None):
+            self._damaged[video] = share
         length = columns.pop("file_seconds", None)  # None: of a part that an earlier version left
         if length is not None and length > max(video[1] + self.config.duration_tolerance_seconds, video[1] * _MUCH):
             self._longer[video] = length
@@ -394,6 +397,10 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
                 job = self.plan().get(video)
                 file = None if job is None else job.file.name
                 lines.append(failure_line(split, video[0], file, self._failures[video], queries[video]))
+            for video in sorted(queries.keys() & self._damaged.keys()):
+                kept = Failure(f"{self._damaged[video]:.1%} of the chosen pictures are damaged; they were kept")
+                line = failure_line(split, video[0], self.plan()[video].file.name, kept, queries[video])
+                lines.append({**line, "damaged_share": self._damaged[video]})
         return lines
 
     def parts(self) -> Parts:
@@ -434,7 +441,10 @@ def load_split(
         builder.repair(num_proc=num_proc)
         dataset = builder.as_dataset(split)
     report = Path(builder.cache_dir) / FAILURES_FILE
-    if failures := read_failures(report):
+    lines = read_failures(report)
+    if kept := [line for line in lines if "damaged_share" in line]:
+        logger.warning("videos with damaged pictures, which were kept: %d; see %s", len(kept), printable(report))
+    if failures := [line for line in lines if "damaged_share" not in line]:
         queries = sum(failure["queries"] for failure in failures)
         what = "have black frames" if builder.config.on_error == "blank" else "were left out"
         logger.warning(

@@ -15,7 +15,8 @@ FAILURES_FILE = "failures.jsonl"
 """Name of the report. It is in the cache folder, or beside it as `<folder>.failures.jsonl` if a failure was an error.
 
 One JSON object per line: `split`, `vid`, `file` (null if there is none), `error`, `attempts` (each reader that was
-tried, with its own error) and `queries`, how many queries are lost with the video.
+tried, with its own error) and `queries`, how many queries are lost with the video. With `damaged="keep"` there is a
+line for each video with damaged pictures, too: `damaged_share` says how many of the chosen ones; no query is lost.
 """
 
 

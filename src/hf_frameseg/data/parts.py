@@ -179,6 +179,7 @@ def _encode(columns: Mapping[str, Any]) -> pa.Buffer:
             "frame_times_seconds": _TIMES,
             "frames_missing": pa.bool_(),
             "file_seconds": pa.float64(),
+            "damaged_share": pa.float64(),
         }
     )
     row = {**columns, "frames": frames if raw else [picture["bytes"] for picture in frames]}

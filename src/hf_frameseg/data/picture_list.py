@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "ivf", "nut"}
 """Formats that store when each picture is shown. Others store the order of decoding, or a time here and there."""
 
-_SPARSELY_TIMED = {"mpeg", "mpegvideo", "m4v", "h264", "hevc"}
-"""Formats that give only some frames a time, or none; FFmpeg's guesses for the others are a few frames off."""
+SPARSELY_TIMED = {"mpeg", "mpegvideo", "m4v", "h264", "hevc"}
+"""Formats that give only some frames a time, or none; FFmpeg's guesses are a few frames off, after a seek others."""
 
 _GUESSED_FRAMES = 4
 
@@ -238,7 +238,7 @@ class _Stamp(NamedTuple):
 def _times(path: Path, stamps: list[_Stamp], packets: list[tuple[int | None, int | None]], container: str) -> list[int]:
     """Return ascending times of decoded pictures."""
     found = [stamp.pts if stamp.pts is not None else stamp.dts for stamp in stamps]
-    if container in _SPARSELY_TIMED and (times := _regular_times(found, [stamp.length for stamp in stamps])):
+    if container in SPARSELY_TIMED and (times := _regular_times(found, [stamp.length for stamp in stamps])):
         return times
     delay = 0
     if container in _COUNTED and packets and None not in packets[0]:

@@ -129,7 +129,7 @@ def prepare_video(path: str | Path, duration_seconds: float, settings: FrameSett
 
     Returns:
         `frames`, `frame_shape`, `frame_times_seconds` and `frames_missing` (False); and `file_seconds`, the length of
-        the file, which is compared with the annotated one and then left out.
+        the file, and `damaged_share`, that of damaged pictures, which are reported and then left out.
 
     Raises:
         VideoReadError: If the file cannot be read.
@@ -151,6 +151,7 @@ def prepare_video(path: str | Path, duration_seconds: float, settings: FrameSett
         "frame_times_seconds": video.times_seconds.tolist(),
         "frames_missing": False,
         "file_seconds": video.duration_seconds,
+        "damaged_share": float(video.damaged.mean()),
     }
 
 

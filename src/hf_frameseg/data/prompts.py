@@ -107,7 +107,9 @@ class PromptTemplate:
             if conversion or not (_NUMBER_FORMAT.fullmatch(spec) if known[field] else spec == ""):
                 wanted = "such as 3d or .1f" if known[field] else "write it without a format"
                 got = printable(f"{'!' + conversion if conversion else ':' + spec!s:.80}")
-                raise ValueError(f"prompt {self._shown_name}: {{{field}}} has an impossible format: {wanted}, got {got}")
+                raise ValueError(
+                    f"prompt {self._shown_name}: {{{field}}} has an impossible format: {wanted}, got {got}"
+                )
         if len(found) > MAX_FIELDS:
             raise ValueError(f"prompt {self._shown_name}: {where} has {len(found)} fields, more than {MAX_FIELDS}")
         return [field for field, _, _ in found]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg.data.picture_list import SPARSELY_TIMED
 from hf_frameseg.data.picture_orientation import UPRIGHT, orientation_of
 from hf_frameseg.data.video_file import (
     VideoReadError,
@@ -87,7 +88,7 @@ def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_S
     groups = np.searchsorted(index.key_positions, positions, side="right") - 1
     with open_container(index.path) as container:
         stream = container.streams[index.stream_index]
-        if not _can_seek(limited_decoder(stream)):
+        if index.container in SPARSELY_TIMED or not _can_seek(limited_decoder(stream)):
             return
         for group in np.unique(groups):
             wanted = index.pts[positions[groups == group]].tolist()
@@ -97,7 +98,8 @@ def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_S
                 except av.FFmpegError:
                     return
             num_read = 0
-            for shown in _Decoding(container, index, wanted).wanted_frames(from_key=group >= 0):
+            keys = index.pts[index.key_positions].tolist() if group >= 0 else ()
+            for shown in _Decoding(container, index, wanted).wanted_frames(first_keys=frozenset(keys)):
                 yield shown
                 num_read += 1
             if num_read < len(wanted):
@@ -168,11 +170,11 @@ class _Decoding:
         self._damage: list[int] = []  # numbers of damaged packets
         self._keys: list[tuple[int, int | None]] = []  # number and time stamp of sound key frames
 
-    def wanted_frames(self, from_key: bool = False, fill_lost: bool = False) -> Iterator[_Shown]:
+    def wanted_frames(self, first_keys: frozenset[int] = frozenset(), fill_lost: bool = False) -> Iterator[_Shown]:
         """Decode the wanted frames in ascending order.
 
         Args:
-            from_key: Whether a key frame has to come out first.
+            first_keys: Time stamps of key frames, one of which has to come out first; none allows any frame.
             fill_lost: What stands for a frame that damage has cost: the one before it, or the end of the iteration.
 
         Yields:
@@ -181,9 +183,9 @@ class _Decoding:
         waiting, ready = deque(sorted(self._wanted)), {}
         before, num_later = None, 0
         for number, shown in enumerate(self.frames()):
-            if number == 0 and from_key and not shown.frame.key_frame:
-                return
             pts = shown.frame.pts
+            if number == 0 and first_keys and not (shown.frame.key_frame and pts in first_keys):
+                return  # the seek ended elsewhere, or FFmpeg guesses other times from there on
             if pts in self._wanted:
                 ready[pts] = shown
             before = shown if before is None or (pts is not None and pts < waiting[0]) else before

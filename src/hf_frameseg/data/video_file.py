@@ -114,11 +114,16 @@ def best_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def limited_decoder(stream: VideoStream) -> VideoCodecContext:
-    """Return the decoder of a stream, on one thread and limited in the size of its pictures."""
+    """Return the decoder of a stream, on one thread, limited in the size of its pictures, and open about damage."""
     context = stream.codec_context
     if not context.is_open:
         context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # pictures may be larger than the header says
+        options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # pictures may be larger than the header says
+        if context.codec.canonical_name == "mjpeg":
+            options["err_detect"] = "explode"  # else (FFmpeg 8.1) the rest of the picture is of another one, unflagged
+        elif context.codec.canonical_name == "vp8":
+            context.thread_type, context.thread_count = "SLICE", 2  # on one thread (8.1) it drops its own errors
+        context.options = options
     return context
 
 
