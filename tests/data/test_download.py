@@ -144,6 +144,54 @@ def test_a_wrong_answer_leaves_nothing_behind(answer: dict, words: str, mirror: 
     assert list((tmp_path / "annotations").iterdir()) == []
 
 
+def test_too_much_is_not_kept(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_BYTES", len(CONTENT) - 1)
+    message = failure(lambda: fetch_annotations("val", tmp_path))
+    assert f"sends more than {len(CONTENT) - 1} bytes, so it was not kept" in message
+    assert list((tmp_path / "annotations").iterdir()) == []
+
+
+def test_a_server_that_dawdles_is_given_up(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror.together = threading.Barrier(2)  # it never answers
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.2)
+    try:
+        assert "took more than 0.2 s, so it was not kept" in failure(lambda: fetch_annotations("val", tmp_path))
+    finally:
+        mirror.together.abort()
+    assert list((tmp_path / "annotations").iterdir()) == []
+
+
+def test_what_opens_a_mirror_is_not_printed(
+    mirror: Mirror, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = mirror.url.replace("http://", "http://user:secret@") + "?key=secret#secret"
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "status", 403)
+        assert "secret" not in failure(lambda: fetch_annotations("val", tmp_path, base_url=url))
+    gone = "http://user:secret@127.0.0.1:1/x?key=secret"
+    assert "secret" not in failure(lambda: fetch_annotations("val", tmp_path, base_url=gone))
+    assert "secret" not in failure(lambda: fetch_annotations("val", tmp_path, base_url="http://u:secret@[::1"))
+    assert fetch_annotations("val", tmp_path, base_url=url).read_bytes() == CONTENT
+    assert mirror.asked[-1] == f"/data/{NAME}?key=secret"
+    captured = capfd.readouterr()
+    assert "secret" not in captured.err + captured.out
+
+
+def test_a_kill_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.together = threading.Barrier(2)
+    process = child(tmp_path)
+    mirror.together.wait(timeout=60)  # it has asked
+    process.kill()
+    process.communicate()
+    mirror.together = None
+    folder = tmp_path / "annotations"
+    assert list(folder.iterdir()) == []
+    (folder / f".{NAME}.{process.pid}.part").write_bytes(b"half")  # killed while it wrote
+    (folder / f".{NAME}.{os.getpid()}.part").write_bytes(b"half")  # of a process that is still at it
+    fetch_annotations("val", tmp_path)
+    assert [path.name for path in folder.iterdir()] == [NAME]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no-address", "ftp://127.0.0.1/x", "http://"])
 def test_an_address_that_does_not_answer(url: str, mirror: Mirror, tmp_path: Path) -> None:
     assert "could not be fetched from" in failure(lambda: fetch_annotations("val", tmp_path, base_url=url))

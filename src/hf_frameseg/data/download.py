@@ -8,14 +8,17 @@ package: they go from there to the user's cache. Nothing here imports torch.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from hf_frameseg._files import atomic_write
+from hf_frameseg._text import printable
 from hf_frameseg.data.annotations import ANNOTATION_FILES
 
 ANNOTATION_SHA256: dict[str, str] = {
@@ -37,6 +40,14 @@ URL_VARIABLE = "HF_FRAMESEG_ANNOTATIONS_URL"
 
 LICENCE_LINE = "QVHighlights annotations (Lei et al., NeurIPS 2021): CC BY-NC-SA 4.0, not part of this package"
 
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+"""Size of a download; the largest file has 4 MB."""
+
+MAX_DOWNLOAD_SECONDS = 600.0
+"""Time of a download, all in all."""
+
+_PIECE_BYTES = 2**16
+_MAX_REDIRECTS = 5
 _TIMEOUT_SECONDS = 30  # until the server answers, and between two pieces of the file
 
 
@@ -73,8 +84,9 @@ def fetch_annotations(
 ) -> Path:
     """Return a split's annotation file, downloading it the first time.
 
-    A file in the cache is used if its checksum is right and replaced if not. A new one is written beside its place and
-    moved there when it is complete, so neither a broken connection nor a second process can damage it.
+    A file in the cache is used if its checksum is right and replaced if not. A new one is kept in
+    memory until it is known to be the published one, and appears in its place as a whole, so neither a broken
+    connection nor a second process can damage it.
 
     Args:
         split: "train", "val" or "test".
@@ -94,7 +106,7 @@ def fetch_annotations(
         raise ValueError(f"expected split to be one of {list(ANNOTATION_FILES)}, got {split!r}")
     name = ANNOTATION_FILES[split][0 if labels else -1]
     folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)).absolute() / "annotations"
-    url = f"{(base_url or os.environ.get(URL_VARIABLE) or BASE_URL).rstrip('/')}/{name}"
+    url = _address(base_url or os.environ.get(URL_VARIABLE) or BASE_URL, name)
     if not _is_published(folder / name):
         _download(url, folder / name, progress)
     return folder / name
@@ -114,33 +126,119 @@ def _download(url: str, path: Path, progress: bool) -> None:
     """Bring one file into the cache."""
     if _is_offline():
         raise _failure(f"{path.name} is not in the cache, and HF_HUB_OFFLINE forbids to download it", path)
-    import pooch
-    from requests import exceptions
-
     print(LICENCE_LINE, file=sys.stderr)
+    shown = _without_secrets(url)
+    _make_folder(path)
     if progress:
-        print(f"downloading {url} to {path.parent}", file=sys.stderr)
-    downloader = pooch.HTTPDownloader(
-        progressbar=progress and sys.stderr.isatty(),
-        chunk_size=2**16,
-        timeout=_TIMEOUT_SECONDS,
-        headers={"Accept-Encoding": "identity"},  # or the bar would count what was sent against what was unpacked
-    )
+        print(f"downloading {shown} to {printable(path.parent)}", file=sys.stderr)
     try:
-        with _without_messages(pooch.get_logger()):
-            checksum = f"sha256:{ANNOTATION_SHA256[path.name]}"
-            pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=downloader)
+        content = _in_time(lambda: _fetch(url, progress and sys.stderr.isatty()))
+    except (_RefusedError, TimeoutError) as error:
+        raise _failure(f"{shown} {error}, so it was not kept", path) from None
+    except OSError as error:  # of `requests`, whose messages hold the address as it is
+        cause = f"{shown} could not be fetched from {printable(urlsplit(shown).hostname)} ({type(error).__name__})"
+        raise _failure(cause, path) from None
+    if hashlib.sha256(content).hexdigest() != ANNOTATION_SHA256[path.name]:
+        raise _failure(f"{shown} is not the published file (its sha256 differs), so it was not kept", path)
+    try:
+        _remove_leftovers(path)
+        atomic_write(path, content)
         with suppress(OSError):  # another user may have put the same file there meanwhile
-            path.chmod(0o644)  # pooch leaves the mode of a temporary file, which a shared cache cannot use
-    except exceptions.HTTPError as error:
-        raise _failure(f"{url} answered {error.response.status_code} {error.response.reason}", path) from error
-    except exceptions.RequestException as error:  # is an OSError, and sometimes a ValueError
-        cause = f"{url} could not be fetched from {urlsplit(url).hostname} ({type(error).__name__})"
-        raise _failure(cause, path) from error
-    except ValueError as error:
-        raise _failure(f"{url} is not the published file (its sha256 differs), so it was not kept", path) from error
+            path.chmod(0o644)  # a shared cache is for others too, whatever the umask
     except OSError as error:
-        raise _failure(f"cannot write to {path.parent} ({error.strerror})", path, f"set {CACHE_VARIABLE}") from error
+        raise _no_place(error, path) from error
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder of a file, or say that there cannot be one before anything is downloaded."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_place(error, path) from error
+
+
+def _no_place(error: OSError, path: Path) -> DownloadError:
+    """Return the one line for a file that cannot be written."""
+    reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.strerror
+    return _failure(f"cannot write to {printable(path.parent)} ({reason})", path, f"set {CACHE_VARIABLE}")
+
+
+class _RefusedError(Exception):
+    """Say what a server did instead of sending the file; a few words that follow the address."""
+
+
+def _fetch(url: str, show_bar: bool) -> bytes:
+    """Return what is at an address, if it is not too much."""
+    import requests
+
+    headers = {"Accept-Encoding": "identity"}  # or the bar would count what was sent against what was unpacked
+    content = bytearray()
+    with requests.Session() as session:
+        session.max_redirects = _MAX_REDIRECTS
+        with session.get(url, stream=True, timeout=_TIMEOUT_SECONDS, headers=headers) as answer:
+            if not answer.ok:
+                raise _RefusedError(f"answered {answer.status_code} {printable(answer.reason)}")
+            announced = answer.headers.get("Content-Length", "")
+            total = int(announced) if announced.isdecimal() and len(announced) < 20 else None
+            with _bar(total) if show_bar else nullcontext() as bar:
+                for piece in answer.iter_content(_PIECE_BYTES):
+                    content += piece
+                    if bar is not None:
+                        bar.update(len(piece))
+                    if len(content) > MAX_DOWNLOAD_BYTES:
+                        raise _RefusedError(f"sends more than {MAX_DOWNLOAD_BYTES} bytes")
+    return bytes(content)
+
+
+def _bar(total: int | None) -> Any:
+    """Return a progress bar."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="B", unit_scale=True)
+
+
+def _in_time(fetch: Callable[[], bytes]) -> bytes:
+    """Return what a download gives, if it takes no longer than it may: a server can send a byte now and then."""
+    outcome: list[bytes | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(fetch())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # which does not keep the process from ending
+    thread.start()
+    thread.join(MAX_DOWNLOAD_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"took more than {MAX_DOWNLOAD_SECONDS:g} s")
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what a process that was killed while it wrote left beside a file."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        owner = part.name.removesuffix(".part").rpartition(".")[2]
+        if owner.isdecimal() and not Path("/proc", owner).exists():
+            part.unlink(missing_ok=True)
+
+
+def _without_secrets(url: str) -> str:
+    """Return an address as a message shows it: without user, password, and what a query may hold."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc.rpartition("@")[2]
+        return printable(parts._replace(netloc=netloc, query="", fragment="").geturl())
+    except ValueError:
+        return "the mirror's address, which is none,"
+
+
+def _address(folder: str, name: str) -> str:
+    """Return the address of a file in a folder; a query, such as a key of the mirror's, stays behind it."""
+    path, mark, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 def _is_offline() -> bool:
@@ -152,14 +250,3 @@ def _failure(cause: str, path: Path, first_repair: str = "") -> DownloadError:
     """Make the one line: what happened, and how to go on without this download."""
     place = f"get {BASE_URL}/{path.name} by hand and put it at {path}, or use --data-dir (data_dir) with its folder"
     return DownloadError(f"{cause}; {first_repair + ', or ' if first_repair else ''}{place}")
-
-
-@contextmanager
-def _without_messages(logger: logging.Logger) -> Iterator[None]:
-    """Keep pooch's messages back: ours have said it."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
