@@ -11,6 +11,7 @@ imported all and computed nothing, so that a start takes seconds.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib.util
 import itertools
 import json
@@ -39,12 +40,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 STEPS = 5  # three in an epoch
 ADAPTERS = {"lora": ["--lora_r=4"], "pissa": ["--lora_r=4", "--lora_init=pissa_niter_4"]}
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state", "trainer_state.json")
-STARTED = "started"
+TIME = "seconds"
+HANGS_AFTER_SECONDS = 900
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A moment: seconds after the training has begun, or a share of a file of the checkpoint of a step."""
+    """A moment: seconds of CPU time after the training has begun, or a share of a file of the checkpoint of a step."""
 
     seconds: float | None = None
     step: int = 0
@@ -95,18 +97,24 @@ def train(words: list[str], rank: int, world_size: int, port: int, log: Path, ki
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.dump_traceback_later(HANGS_AFTER_SECONDS, exit=True)
         torch.set_num_threads(1)
         if world_size > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         script = sys.modules["run_qvh"]
         learn = script.SegmentationSeq2SeqTrainer.train
 
-        def begin(self: Any, *args: Any, **kwargs: Any) -> Any:
-            (Path(self.args.output_dir) / f"{STARTED}-{rank}").touch()
-            return learn(self, *args, **kwargs)
+        def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+            begun = time.process_time()
+            if kill is not None and kill.seconds is not None:
+                signal.setitimer(signal.ITIMER_PROF, kill.seconds)  # the kernel ends the process then, as SIGKILL does
+            result = learn(self, *args, **kwargs)
+            (Path(self.args.output_dir) / TIME).write_text(str(time.process_time() - begun))
+            return result
 
-        script.SegmentationSeq2SeqTrainer.train = begin
+        script.SegmentationSeq2SeqTrainer.train = timed
         if kill is not None and kill.seconds is None:
             plant(kill)
         script.main(words)
@@ -136,19 +144,12 @@ def launch(words: list[str], world_size: int, output: Path, kill: Kill | None = 
         SystemExit: If it fails though nobody killed it.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for path in output.glob(f"{STARTED}-*"):
-        path.unlink()
     port, pids = free_port(), []
     for rank in range(world_size):
         pid = os.fork()
         if pid == 0:
             train(words, rank, world_size, port, output.with_suffix(".log"), kill if rank == victim else None)
         pids.append(pid)
-    if kill is not None and kill.seconds is not None:
-        while not (output / f"{STARTED}-{victim}").exists() and os.waitpid(pids[victim], os.WNOHANG) == (0, 0):
-            time.sleep(0.005)
-        time.sleep(kill.seconds)
-        os.kill(pids[victim], signal.SIGKILL)
     done: dict[int, int] = {}
     while len(done) < world_size:  # as torchrun: when one is gone, the others are ended
         pid, status = os.wait()
@@ -202,19 +203,21 @@ def soak(folder: Path, kills: int, seed: int, in_time: float, kinds: list[tuple[
     counts = dict.fromkeys(
         ["kills", "ended before the kill", "broken checkpoints skipped", "resumed from a checkpoint"], 0
     )
-    for number, kind in zip(range(kills), itertools.cycle(kinds)):
+    for number, kind in enumerate(itertools.cycle(kinds)):
+        if counts["kills"] == kills:
+            break
         world_size, adapter = kind
         if kind not in undisturbed:
             output = folder / f"whole-{world_size}-{adapter}"
             words = arguments(folder, adapter, world_size, output)
             launch(words, world_size, output)
-            begun = (output / f"{STARTED}-0").stat().st_mtime
-            last = (output / f"checkpoint-{STEPS}" / "trainer_state.json").stat().st_mtime
-            undisturbed[kind] = losses(output), weights(output), last - begun
+            undisturbed[kind] = losses(output), weights(output), float((output / TIME).read_text())
         expected, whole, seconds = undisturbed[kind]
         output = folder / f"cut-{number}"
         words, kill = arguments(folder, adapter, world_size, output), random_kill(draw, seconds, in_time)
-        ended = launch(words, world_size, output, kill, victim=draw.randrange(world_size))
+        words += draw.choice([[], ["--save_total_limit=1"]])  # the checkpoint before is deleted, too
+        victim = draw.randrange(world_size) if kill.file in ("", "rng_state") else 0  # who writes the file
+        ended = launch(words, world_size, output, kill, victim)
         found, skipped = last_whole_checkpoint(output, world_size)
         counts["kills"] += not ended
         counts["ended before the kill"] += ended
@@ -223,6 +226,10 @@ def soak(folder: Path, kills: int, seed: int, in_time: float, kinds: list[tuple[
         launch(words, world_size, output)
         if losses(output) != expected or weights(output) != whole:
             raise SystemExit(f"{world_size} process(es), {adapter}: another training after {kill}, kept in {output}")
+        if ended:
+            print(f"{number}: ended before {kill}", flush=True)
+            shutil.rmtree(output)
+            continue
         print(f"{number}: {world_size} process(es), {adapter}, {kill}: the same", flush=True)
         shutil.rmtree(output)
     return counts
