@@ -38,6 +38,7 @@ from transformers import (
 )
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
+import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
 from hf_frameseg import __version__
 from hf_frameseg._files import atomic_write, replace_folder
 from hf_frameseg._text import printable
