@@ -73,7 +73,7 @@ KEYS = {
     "task_type": "SEQ_CLS",
     "dtype": "load",
     "fusion_config": {"patch_embeddings": True},
-    "padding": {"strategy": {"Fixed": 10**12}, "direction": "Left", "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"},
+    "padding": {"strategy": {"Fixed": 10**12}, "direction": "Left", "pad_id": 1, "pad_type_id": 0, "pad_token": "x"},
     "num_hidden_layers": 10**7,
     "vocab_size": 10**9,
     "model_type": "llava",

@@ -211,6 +211,10 @@ def untrained(state: dict[str, Tensor], config: LoraConfig) -> tuple[dict[str, T
     return {name: value * ("lora_B" not in name) for name, value in state.items()}, config
 
 
+def test_a_long_name(save: Any, tmp_path: Path) -> None:
+    assert hub.load_adapter(save(tmp_path / ("n" * 250)))[2].base_model is not None
+
+
 def test_the_trained_model_stays_as_it_is(trained: Any, save: Any) -> None:
     trained.model.train()
     trained.model.base_model.model.model.vision_tower.eval()
@@ -500,6 +504,7 @@ def test_an_interrupted_save_leaves_nothing(save: Any, tmp_path: Path, monkeypat
 def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "loop").symlink_to("loop")
     wrong_rank = {name: value[:, :2] if "lora_B" in name else value[:2] for name, value in trained.initial.items()}
     pure = load_base(base)
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -508,6 +513,9 @@ def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Pa
         (lambda: save(initial_adapter=adapters.snapshot_adapter(trained.model)), ValueError, "taken before training"),
         (lambda: save(initial_adapter=tmp_path / "no"), FileNotFoundError, "no initial adapter at"),
         (lambda: save(tmp_path / "mine"), FileExistsError, "no model of this package"),
+        (lambda: save(tmp_path / "mine" / "thesis.txt"), FileExistsError, "is a file"),
+        (lambda: save(tmp_path / "loop"), OSError, "links lead in a circle"),
+        (lambda: hub.merge_and_save(save(), tmp_path / "loop"), OSError, "links lead in a circle"),
         (lambda: save(model=pure), ValueError, "with one LoRA adapter, got XGenMM.* with none"),
         (lambda: hub.load_adapter(base), ValueError, "without adapter_config.json"),
         (lambda: hub.load_adapter(tmp_path / "nowhere"), FileNotFoundError, "no folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -85,8 +86,7 @@ def save_adapter(
             ...  # train
             save_adapter(model, processor, config, "runs/adapter", initial_adapter=initial)
     """
-    folder = Path(folder).resolve()
-    _check_replaceable(folder)
+    folder = _place(folder)
     loaded_from = lora_config_of(model).base_model_name_or_path
     name = base_model or _shared_name(loaded_from)
     if name is None:
@@ -161,8 +161,7 @@ def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Pa
     Raises:
         FileExistsError: If `folder` holds something that is no model of this package.
     """
-    folder = Path(folder).resolve()
-    _check_replaceable(folder)
+    folder = _place(folder)
     model, processor, config = load_adapter(adapter, **kwargs)
     with _staging(folder) as partial:
         model.merge_and_unload().save_pretrained(partial)
@@ -259,18 +258,28 @@ def _write_quantization(model: PeftModel, base: PreTrainedModel | None, folder: 
         (folder / QUANTIZATION_NAME).write_text(text, encoding="utf-8")
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that holds something else."""
+def _place(folder: str | Path) -> Path:
+    """Return where a folder really is; refuse to replace one that holds something else."""
     known = (CONFIG_NAME, ADAPTER_CONFIG_NAME)
+    circle = OSError(errno.ELOOP, "its links lead in a circle", str(folder))
+    try:
+        folder = Path(folder).resolve()
+    except RuntimeError:  # until Python 3.12
+        raise circle from None
+    if folder.is_symlink():  # later
+        raise circle
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose another folder")
     if folder.exists() and any(folder.iterdir()) and not any((folder / name).is_file() for name in known):
         raise FileExistsError(f"{folder} holds something that is no model of this package: choose another folder")
+    return folder
 
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """Give a folder to fill that takes the name of `folder` when the block ends, and vanishes when the block raises."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.partial-{socket.gethostname()}-"
+    prefix = f".{folder.name[:100]}.partial-{socket.gethostname()}-"
     for old in folder.parent.glob(f"{glob.escape(prefix)}*"):
         if not Path("/proc", old.name.removeprefix(prefix)).exists():  # of a process that was killed
             shutil.rmtree(old, ignore_errors=True)

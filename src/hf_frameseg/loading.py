@@ -234,7 +234,7 @@ def fetch(path_or_repo: str | Path, *, revision: str | None = None, token: str |
     except HFValidationError:
         return folder
     except Exception as error:
-        raise hub_error(error, f"load {name}") from error
+        raise hub_error(error, f"load {printable(name)}") from error
 
 
 def hub_error(error: Exception, action: str) -> Exception:
@@ -270,7 +270,7 @@ def hub_error(error: Exception, action: str) -> Exception:
     # The client's HTTP library is named httpx or httpx2, by version; its errors are no ConnectionError.
     libraries = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     if isinstance(error, ConnectionError | TimeoutError) or libraries & {"httpx", "httpx2"}:
-        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        detail = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         return ConnectionError(f"{where}: the connection broke ({detail[:200]}); try again")
     return error
 

@@ -52,12 +52,12 @@ def check_model_folder(folder: Path) -> Shapes:
         ValueError: If something cannot be used, or would be followed out of the folder.
     """
     contents = check_texts(folder)
-    if "config.json" not in contents:
-        raise ValueError("there is no config.json")
     if ADAPTER_CONFIG_NAME in contents:
         raise ValueError(
             f"expected a whole model, got an adapter ({ADAPTER_CONFIG_NAME}): load it with load_pretrained"
         )
+    if "config.json" not in contents:
+        raise ValueError("there is no config.json")
     shapes: dict[str, tuple[int, ...]] = {}
     for path in _weight_files(folder, contents.get(INDEX_NAME)):
         shapes |= tensor_shapes(path)
