@@ -102,6 +102,7 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
+            loss_options={"bce": {"pos_weight": 1.0}},  # as in docs/results.md
             **trainer_options,
         ),
         data_collator=FrameSegmentationCollator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import socket
@@ -280,3 +281,57 @@ def tiny_rows(make_row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
         make_row(13, [], query="a cross"),
         make_row(14, [[0.0, 10.0]], query="a dog that runs"),
     ]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, tiny_model: Any, tiny_processor: Any) -> Callable[..., Any]:
+    """Builder: one SGD step on all rows in order unless told otherwise; frames and digits are drawn at random."""
+    from hf_frameseg.data.collator import FrameSegmentationCollator
+    from hf_frameseg.labels import BinaryLabels
+    from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+    from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+
+    def build(train_rows: Any = None, model: Any = None, kind: Any = SegmentationSeq2SeqTrainer, **options: Any) -> Any:
+        collator = FrameSegmentationCollator(
+            processor=tiny_processor,
+            labels=BinaryLabels(zero_id=48, one_id=49, end_ids=(259,)),
+            prompt="compact",
+            prefix_corruption=0.5,
+        )
+        names = ("data_collator", "eval_data_collator", "eval_dataset", "compute_metrics", "compute_loss_func")
+        names += ("peft_config", "model_init", "callbacks", "processing_class")
+        given = {"data_collator": collator} | {name: options.pop(name) for name in names if name in options}
+        defaults = {
+            "output_dir": str(tmp_path / "out"),
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 4,
+            "max_steps": 1,
+            "train_sampling_strategy": "sequential",
+            "optim": "sgd",
+            "learning_rate": 0.1,
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0,  # no clipping
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "loss_weights": {"lm": 0.4, "bce": 0.3, "tversky": 0.2, "generalized_dice": 0.1},
+        }
+        if model is None and "model_init" not in given:
+            model = copy.deepcopy(tiny_model)
+        return kind(
+            model=model,
+            args=SegmentationSeq2SeqTrainingArguments(**(defaults | options)),
+            train_dataset=train_rows,
+            **given,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def eight_rows(make_row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """Eight rows of 5 frames over 10 s with prompts of different lengths; qids 1 to 8."""
+    windows = [[[0.0, 2.0]], [[2.0, 6.0]], [[0.0, 2.0], [6.0, 10.0]], [[4.0, 10.0]]] * 2
+    return [make_row(qid, w, query="a red circle "[: 5 + qid]) for qid, w in enumerate(windows, start=1)]

@@ -38,9 +38,12 @@ LEVELS = {
     "hub_frames": 4,
     "cli": 5,
 }
-ONE_ROOM = {"training_args": "trainer", "adapter_check": "hub", "model_card": "hub"} | dict.fromkeys(
-    ("adapter_loading", "model_folder", "model_trial", "trial"), "loading"
-)
+ONE_ROOM = {
+    "training_args": "trainer",
+    "evaluated_rows": "trainer",
+    "adapter_check": "hub",
+    "model_card": "hub",
+} | dict.fromkeys(("adapter_loading", "model_folder", "model_trial", "trial"), "loading")
 ALONE = {"losses", "models", "adapters", "checkpoints"}  # import nothing of ours: usable, and movable, without the rest
 FACADE_NAMES = {"__version__"}  # all that the inside may take from the facade
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+
+from hf_frameseg.data.streaming import save_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -27,12 +30,15 @@ def runs(
     tiny_processor: Any,
     make_row: Callable[..., dict[str, Any]],
 ) -> tuple[Path, Path]:
-    """Folders with the results of one process and of two, of the same work on eight rows."""
+    """Folders with the results of one process and of two, of the same work on eight rows, 13, and a stream of 23."""
     folder = tmp_path_factory.mktemp("distributed")
     tiny_model.save_pretrained(folder / "model")
     tiny_processor.save_pretrained(folder / "model")
     windows = [[[0.0, 2.0]], [[2.0, 6.0]], [[0.0, 2.0], [6.0, 10.0]], [[4.0, 10.0]]] * 2
-    rows = [make_row(qid, w, query="a red circle "[: 4 + qid]) for qid, w in enumerate(windows, start=1)]
+    queries = ["a red circle "[: 4 + number % 9] for number in range(1, 24)]
+    rows = [make_row(qid, windows[qid % 8 - 1], query=query) for qid, query in enumerate(queries, start=1)]
+    texts = [{**row, "qid": f"s{row['qid']}-d0"} for row in rows]
+    save_shards(Dataset.from_list(texts), folder / "stream", "val", group_bytes=100_000)
     (folder / "rows.pickle").write_bytes(pickle.dumps(rows))
 
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
@@ -63,6 +69,9 @@ def runs(
     return folder / "one", folder / "two"
 
 
+STEPS = {"step": 1, "accumulated": 1, "penalty": 1, "ragged": 4, "ragged_accumulated": 8}
+
+
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Relative distance of two sets of tensors, each taken as one vector."""
     assert a.keys() == b.keys()
@@ -70,34 +79,56 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return float((difference / sum(a[key].double().square().sum() for key in a)).sqrt())
 
 
-@pytest.mark.parametrize("name", ["step", "accumulated"])
+@pytest.mark.parametrize("name", ["step", "accumulated", "penalty", "ragged", "ragged_accumulated"])
 def test_two_processes_take_the_step_of_one(runs: tuple[Path, Path], name: str) -> None:
     one = torch.load(runs[0] / f"{name}_0.pt")
     two = [torch.load(runs[1] / f"{name}_{rank}.pt") for rank in (0, 1)]
     assert one["world_size"] == (1, 1, 1)
     assert [result["world_size"] for result in two] == [(2, 2, 2), (2, 2, 2)]  # really two, and they know of each other
-    assert distance(one["gradients"], two[0]["gradients"]) < 1e-6
+    assert len(one["gradients"]) == len(two[0]["gradients"]) == len(one["log"]) == len(two[0]["log"]) == STEPS[name]
+    for left, right in zip(one["gradients"], two[0]["gradients"], strict=True):
+        assert distance(left, right) < 1e-6
     assert distance(one["weights"], two[0]["weights"]) < 1e-6
     assert all(torch.equal(two[0]["weights"][key], two[1]["weights"][key]) for key in one["weights"])
-    for key in ("loss", "loss_lm", "loss_bce", "loss_tversky", "loss_generalized_dice"):
-        assert two[0]["log"][key] == pytest.approx(one["log"][key], rel=1e-6)
+    for left, right in zip(one["log"], two[0]["log"], strict=True):
+        for key in ("loss", "loss_lm", "loss_bce", "loss_tversky", "loss_generalized_dice"):
+            assert right[key] == pytest.approx(left[key], rel=1e-6)
 
 
 def test_accumulation_changes_nothing(runs: tuple[Path, Path]) -> None:
     for folder in runs:
         step, accumulated = (torch.load(folder / f"{name}_0.pt") for name in ("step", "accumulated"))
-        assert distance(step["gradients"], accumulated["gradients"]) < 1e-6
+        assert distance(step["gradients"][0], accumulated["gradients"][0]) < 1e-6
 
 
 def test_scores_of_one_and_two_processes_are_the_same_file(runs: tuple[Path, Path]) -> None:
-    # Seven rows: two processes need an eighth, which repeats the first.
-    for name in ("one_by_one.json", "one_by_one.jsonl", "batches.json"):
+    # Seven rows: the second process has one less, and its batches are those that one process makes.
+    for name in ("one_by_one.json", "one_by_one.jsonl", "batches.json", "batches.jsonl"):
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes(), name
-    # The eighth row lengthens the padding of the last batch of two, which may change the last bit of a probability.
-    one, two = ([json.loads(line) for line in (folder / "batches.jsonl").read_text().splitlines()] for folder in runs)
-    assert [row["qid"] for row in two] == [row["qid"] for row in one] == [1, 2, 3, 4, 5, 6, 7]
-    for left, right in zip(one, two, strict=True):
-        assert right["pred_saliency_scores"] == pytest.approx(left["pred_saliency_scores"], abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_evaluated_row_by_row_whatever_the_layout(runs: tuple[Path, Path], workers: int) -> None:
+    plain = torch.load(runs[0] / "stream_0_0.pt", weights_only=False)
+    assert plain["qids"] == [f"s{number}-d0" for number in range(1, 24)]
+    for folder, rank in ((runs[0], 0), (runs[1], 0), (runs[1], 1)):
+        found = torch.load(folder / f"stream_{workers}_{rank}.pt", weights_only=False)
+        order = [found["qids"].index(qid) for qid in plain["qids"]]
+        assert sorted(order) == list(range(23))
+        assert abs(found["logits"][order] - plain["logits"]).max() < 1e-5
+        for key in ("test_loss", "test_loss_lm", "test_loss_bce"):
+            assert found["metrics"][key] == pytest.approx(plain["metrics"][key], rel=1e-5)
+
+
+def test_sharded_parameters_are_gathered_to_decode(runs: tuple[Path, Path]) -> None:
+    one, *two = (
+        torch.load(folder / f"sharded_{rank}.pt", weights_only=False)
+        for folder, rank in ((runs[0], 0), (runs[1], 0), (runs[1], 1))
+    )
+    assert max(found["weights"] for found in two) < 0.6 * one["weights"]  # really spread, and again after decoding
+    for found in two:
+        assert abs(found["logits"] - one["logits"]).max() < 1e-5
+        assert found["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-6)
 
 
 def test_evaluation_losses_are_means_over_the_seven_rows(runs: tuple[Path, Path]) -> None:

@@ -274,3 +274,54 @@ def test_made_up_ratings_give_no_highlight_scores_and_rows_keep_their_grid(rows:
         assert not {"HL-mAP", "HIT@1"} & scores.keys()
         assert metrics.predictions(masks, logits, qids)[0].grid.kind == "uniform"
     assert "HIT@1" in MomentRetrievalMetrics([{**row, "saliency_source": "annotators"} for row in rows])(decoded)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_rated_queries_are_scored_though_others_have_made_up_ratings(
+    as_dataset: bool, rows: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import EvalPrediction
+
+    masks, logits, qids = decodes(QIDS)
+    sources = ("annotators", "window", "annotators")
+    mixed = [{**row, "saliency_source": source} for row, source in zip(rows, sources, strict=True)]
+    metrics = MomentRetrievalMetrics(Dataset.from_list(mixed) if as_dataset else mixed)
+    scores = metrics(EvalPrediction(predictions=(masks, logits, qids), label_ids=masks))
+    assert "highlight scores: 1 of 3 queries have no ratings; the others are scored" in caplog.text
+    rated = MomentRetrievalMetrics([rows[0], rows[2]])
+    alone = rated(EvalPrediction(predictions=(masks[[0, 2]], logits[[0, 2]], qids[[0, 2]]), label_ids=masks[[0, 2]]))
+    whole = MomentRetrievalMetrics(rows)(EvalPrediction(predictions=(masks, logits, qids), label_ids=masks))
+    assert (scores["HL-mAP"], scores["HIT@1"]) == (alone["HL-mAP"], alone["HIT@1"])
+    assert (scores["mAP"], scores["R1@0.5"]) == (whole["mAP"], whole["R1@0.5"])
+    nested = metrics.score(metrics.predictions(masks, logits, qids))
+    assert nested["HL-min-VeryGood"]["HL-mAP"] == alone["HL-mAP"]
+
+
+def test_text_qids(rows: list[dict[str, Any]]) -> None:
+    names = {30: "a-1", 10: "10", 20: "ü"}
+    metrics = MomentRetrievalMetrics([{**row, "qid": names[row["qid"]]} for row in rows])
+    masks, logits, qids = decodes([20, 30, 10])
+    found = metrics.predictions(masks, logits, np.array([names[qid] for qid in qids.tolist()], dtype=object))
+    assert [prediction.qid for prediction in found] == ["a-1", "10", "ü"]
+    assert metrics.score(found) == MomentRetrievalMetrics(rows).score(
+        MomentRetrievalMetrics(rows).predictions(masks, logits, qids)
+    )
+
+
+def test_metrics_for_other_rows_keep_their_settings(rows: list[dict[str, Any]]) -> None:
+    metrics = MomentRetrievalMetrics(rows, PAPER_PROPOSALS)
+    part = metrics.for_rows(rows[:2])
+    assert list(part.rows) == QIDS[:2]
+    assert list(metrics.rows) == QIDS
+    found = part.predictions(*decodes(QIDS[:2]))
+    assert [len(prediction.moments) for prediction in found] == [1, 2]
+
+
+def test_rows_that_cannot_be_scored_are_refused(rows: list[dict[str, Any]]) -> None:
+    bare = [{key: value for key, value in row.items() if key != "relevant_windows"} for row in rows]
+    for some in (bare, Dataset.from_list(bare)):
+        with pytest.raises(ValueError, match=r"column\(s\) \['relevant_windows'\] to score them") as caught:
+            MomentRetrievalMetrics(some)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="qid 30 stands in two rows"):
+        MomentRetrievalMetrics([*rows, rows[0]])

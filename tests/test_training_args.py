@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_frameseg.losses import PAPER_WEIGHTS, PAPER_WEIGHTS_START
+from hf_frameseg.losses import PAPER_POS_WEIGHT, PAPER_WEIGHTS, PAPER_WEIGHTS_START
 from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
 OFF = {"lm": 0.0, "bce": 0.0, "tversky": 0.0, "generalized_dice": 0.0}
@@ -42,6 +42,53 @@ def test_the_papers_warm_up_in_steps_and_as_a_share(tmp_path: Path) -> None:
 def test_one_is_a_step_and_not_the_whole_training(tmp_path: Path) -> None:
     args = make_args(tmp_path, loss_weights_start={"lm": 1}, loss_weights={"bce": 1}, loss_warmup_steps=1)
     assert args.loss_schedule(max_steps=100).at(1) == {"lm": 0.0, "bce": 1.0}
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1.0, 200), (0.5, 100), (0.999, 200), (1, 1), (7, 7), (7.0, 7)])
+def test_a_float_up_to_one_is_a_share_and_an_int_is_steps(tmp_path: Path, steps: float, expected: int) -> None:
+    args = make_args(tmp_path, loss_weights_start={"lm": 1}, loss_warmup_steps=steps)
+    assert args.loss_schedule(max_steps=200).warmup_steps == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), ("1.0", 200), ("0.5", 100), ("12", 12)])
+def test_steps_and_shares_on_the_command_line(tmp_path: Path, text: str, expected: int) -> None:
+    from transformers import HfArgumentParser
+
+    argv = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--report_to", "none"]
+    argv += ["--loss_weights_start", '{"lm": 1}', "--loss_warmup_steps", text]
+    (args,) = HfArgumentParser(SegmentationSeq2SeqTrainingArguments).parse_args_into_dataclasses(argv)
+    assert args.loss_schedule(max_steps=200).warmup_steps == expected
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("loss", False),
+        ("loss_bce", False),
+        ("loss_lm", False),
+        ("eval_loss_tversky", False),
+        ("eval_val_loss_generalized_dice", False),
+        ("val_loss", False),
+        ("mAP", True),
+        ("eval_HIT@1", True),
+        ("R1@0.7", True),
+    ],
+)
+def test_losses_are_minimised_and_scores_maximised(tmp_path: Path, metric: str, greater: bool) -> None:
+    options = {"eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": metric}
+    assert make_args(tmp_path, **options).greater_is_better is greater
+    for schedule in ("reduce_lr_on_plateau", "greedy"):  # torch's default lowers the rate when a score rises
+        args = make_args(tmp_path, **options, lr_scheduler_type=schedule, lr_scheduler_kwargs={"patience": 3})
+        assert args.lr_scheduler_kwargs == {"mode": "max" if greater else "min", "patience": 3}
+
+
+def test_without_a_metric_the_direction_is_nobodys(tmp_path: Path) -> None:
+    assert make_args(tmp_path).greater_is_better is None
+    assert make_args(tmp_path, metric_for_best_model="loss_bce", greater_is_better=True).greater_is_better is True
+
+
+def test_the_defaults_are_those_of_the_recipe(tmp_path: Path) -> None:
+    assert make_args(tmp_path).frame_losses()["bce"].pos_weight == PAPER_POS_WEIGHT == 2.3378
 
 
 def test_a_name_that_is_left_out_weighs_nothing(tmp_path: Path) -> None:
@@ -92,8 +139,16 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
         ({"loss_weights": "lm=1"}, "loss_weights must be a JSON object such as .*, got 'lm=1'"),
         ({"loss_weights_start": {"lm": -1}, "loss_warmup_steps": 5}, "start weight of 'lm' must be .*got -1"),
         ({"loss_weights_start": "0.5", "loss_warmup_steps": 5}, "loss_weights_start must be a JSON object"),
-        ({"loss_warmup_steps": -1}, "loss_warmup_steps must be >= 0, got -1"),
+        ({"loss_warmup_steps": -1}, "loss_warmup_steps must be >= 0, .*got -1"),
         ({"loss_warmup_steps": 10}, "loss_warmup_steps needs .* set loss_weights_start"),
+        ({"loss_weights_start": {"lm": 1}}, "loss_weights_start needs steps .* set loss_warmup_steps"),
+        ({"loss_weights_start": {"lm": 1}, "loss_warmup_steps": 2.5}, "whole number of steps or a share .*got 2.5"),
+        ({"loss_weights_start": {"lm": 1}, "loss_warmup_steps": float("nan")}, "whole number of steps .*got nan"),
+        ({"loss_weights_start": {"lm": 1}, "loss_warmup_steps": True}, "whole number of steps .*got True"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches must be False"),
+        ({"train_sampling_strategy": "batch_rebalance"}, 'repeats rows; use "group_by_length"'),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics must be False"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches True"),
         ({"loss_options": "alpha"}, "loss_options must be a JSON object"),
         ({"loss_options": {"bce": 2}}, "loss_options must be a JSON object"),
         ({"loss_options": {"dice": {}}}, "unknown loss in loss_options: dice; known are bce, tversky"),

@@ -7,23 +7,28 @@ ten. So every table has rows that cannot look: blank frames, the query of anothe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hf_frameseg.data.row_numbers import plain
 from hf_frameseg.data.sampling import row_grid
 from hf_frameseg.decoding.proposals import redecode, to_prediction
 from hf_frameseg.decoding.settings import SCORING_PROPOSALS, ProposalSettings
-from hf_frameseg.metrics import evaluate_per_query, evaluate_submission, headline, recall_at
+from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summarize_per_query, tasks_left_out
 from hf_frameseg.metrics.submission import check_thresholds
 from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction
+
+logger = logging.getLogger(__name__)
 
 GROUND_TRUTH_COLUMNS = ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores")
 OPTIONAL_COLUMNS = ("grid_kind", "grid_phase", "saliency_source")
@@ -33,6 +38,12 @@ OPTIONAL_COLUMNS = ("grid_kind", "grid_phase", "saliency_source")
 class MomentRetrievalMetrics:
     """Score the decodes of a split; the `compute_metrics` of the trainer.
 
+    In the trainer, the rows that are evaluated take the place of `rows`: one object scores every evaluation set, a part
+    of one, and training rows. Elsewhere `for_rows` does that.
+
+    Highlight scores are those of the queries that people have rated: the others are left out of them, with a line in
+    the log. Where nobody rated anything there are none.
+
     Args:
         rows: The split, a data set or rows with the columns of `data/qvhighlights.py`.
         proposals: How windows and saliency are made of the decodes. The default, `runs+fill`, has the R1 of the paper's
@@ -40,25 +51,32 @@ class MomentRetrievalMetrics:
         r1_thresholds: Further IoU thresholds of R1, such as 0.3 for Charades-STA; `__call__` adds `R1@0.3`.
 
     Raises:
-        ValueError: From `predictions`, when decodes and rows do not hold the same queries.
+        ValueError: If a column is missing or a query id stands twice; from `predictions`, when decodes and rows do not
+            hold the same queries.
     """
+
+    columns = (*GROUND_TRUTH_COLUMNS, "duration_seconds", *OPTIONAL_COLUMNS)
+    """Columns of a row that are looked at."""
 
     def __init__(
         self,
-        rows: Dataset | Sequence[Mapping[str, Any]],
+        rows: Dataset | Iterable[Mapping[str, Any]],
         proposals: ProposalSettings = SCORING_PROPOSALS,
         r1_thresholds: Sequence[float] = (),
     ) -> None:
-        columns = [*GROUND_TRUTH_COLUMNS, "duration_seconds"]
-        if hasattr(rows, "select_columns"):
-            # Only the small columns: a pass over the frames of a large split would take minutes.
-            rows = rows.select_columns([*columns, *(name for name in OPTIONAL_COLUMNS if name in rows.column_names)])
-        self.rows = {
-            int(row["qid"]): {name: row[name] for name in columns} | {name: row.get(name) for name in OPTIONAL_COLUMNS}
-            for row in rows
-        }
+        self.rows = _by_qid(rows)
         self.proposals = proposals
         self.r1_thresholds = check_thresholds(r1_thresholds)
+
+    def for_rows(self, rows: Dataset | Iterable[Mapping[str, Any]]) -> MomentRetrievalMetrics:
+        """Return the same metrics for other rows, or a part of these.
+
+        Args:
+            rows: As for the class.
+        """
+        other = copy(self)
+        other.rows = _by_qid(rows)
+        return other
 
     @property
     def ground_truth(self) -> list[dict[str, Any]]:
@@ -76,13 +94,13 @@ class MomentRetrievalMetrics:
         Args:
             masks: (N, F) decoded digits, below 0 behind the frames of a row that has fewer than F.
             frame_logits: (N, F, 2) scores of `0` and `1`.
-            qids: (N,) query ids.
+            qids: (N,) query ids, numbers or texts.
         """
-        order = {int(qid): index for index, qid in enumerate(qids)}
+        order = {plain(qid): index for index, qid in enumerate(qids)}
         if len(order) != len(qids) or order.keys() != self.rows.keys():
             raise ValueError(
                 f"expected one decode for each of {len(self.rows)} queries, got {len(qids)} for {len(order)} queries; "
-                "evaluate the same split that the metrics were made for."
+                "evaluate the same split that the metrics were made for; for a part of it, ask metrics.for_rows(rows)."
             )
         found = []
         for qid, row in self.rows.items():
@@ -102,7 +120,12 @@ class MomentRetrievalMetrics:
 
     def score(self, predictions: Sequence[FramePrediction]) -> dict[str, Any]:
         """Return the official nested dictionary."""
-        return evaluate_submission([prediction.to_submission() for prediction in predictions], self.ground_truth)
+        submission = [prediction.to_submission() for prediction in predictions]
+        truth = self.ground_truth
+        per_query = evaluate_per_query(submission, truth)
+        if "hl_argmax" in per_query and (reason := tasks_left_out(submission, truth, per_query).get("highlights")):
+            logger.warning("highlight scores: %s", reason)
+        return summarize_per_query(per_query)
 
     def whole_video(self) -> list[FramePrediction]:
         """Return the control that answers every query with the whole video and constant saliency."""
@@ -138,6 +161,23 @@ class MomentRetrievalMetrics:
         submission = [prediction.to_submission() for prediction in predictions]
         rows = [{key: row[key] for key in ("qid", "pred_relevant_windows")} for row in submission]
         return recall_at(evaluate_per_query(rows, self.ground_truth), self.r1_thresholds)
+
+
+def _by_qid(rows: Dataset | Iterable[Mapping[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return what scoring needs of every row, by its query id."""
+    if hasattr(rows, "select_columns"):
+        # Only the small columns: a pass over the frames of a large split would take minutes. `set_format` would round.
+        here = rows.column_names or MomentRetrievalMetrics.columns
+        rows = rows.with_format(None).select_columns([name for name in MomentRetrievalMetrics.columns if name in here])
+    found: dict[int | str, dict[str, Any]] = {}
+    for row in rows:
+        entry = {name: plain(row.get(name)) for name in MomentRetrievalMetrics.columns}
+        if missing := [name for name, value in entry.items() if value is None and name not in OPTIONAL_COLUMNS]:
+            raise ValueError(f"expected rows with the column(s) {missing} to score them, got {sorted(row)}")
+        if entry["qid"] in found:
+            raise ValueError(f"qid {entry['qid']} stands in two rows; every query needs its own qid")
+        found[entry["qid"]] = entry
+    return found
 
 
 def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:

@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
-from transformers import Seq2SeqTrainer, TrainerCallback
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
+from transformers.distributed.fsdp import is_fsdp_managed_module
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_utils import seed_worker
 
 from hf_frameseg.checkpoints import StopAtSigterm, record_processes
 from hf_frameseg.data.encoding import TARGET_KEYS, drop_answers
+from hf_frameseg.data.row_numbers import (
+    NO_ROW,
+    ROW_NUMBER,
+    ROWS,
+    NumberedCollator,
+    NumberedRows,
+    NumberedStream,
+    ProcessBatchSampler,
+)
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.precision import autocasting
+from hf_frameseg.evaluated_rows import EvaluatedRows
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.losses import FrameSegmentationLoss, weighted_sum
+from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from peft import PeftConfig
-    from torch.utils.data import DataLoader
+    from torch.utils.data import Dataset, Sampler
     from transformers import TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import EvalLoopOutput
 
-    from hf_frameseg.data.collator import FrameSegmentationCollator
-    from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+logger = logging.getLogger(__name__)
 
 
 class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
@@ -62,9 +83,8 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         "Moment and Highlight Detection via MLLM Frame Segmentation", sections III-C and III-D.
     """
 
-    # compute_loss divides by the samples of the whole optimiser step; a second division would be wrong (transformers
-    # looks at the model's signature otherwise, and divides by the accumulation steps for some models, not for others).
-    loss_is_scaled_for_ga = True
+    # `training_step` says how much of the optimiser step a batch is; no model's signature shall decide it.
+    loss_is_scaled_for_ga = False
 
     def __init__(
         self,
@@ -77,29 +97,55 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        if data_collator is None:
-            raise ValueError("data_collator is missing: pass FrameSegmentationCollator(processor=..., labels=...).")
+        args = SegmentationSeq2SeqTrainingArguments("tmp_trainer") if args is None else args
+        _check_arguments(args, data_collator, kwargs)
         if peft_config is not None:
-            model = _with_adapter(model, peft_config)
+            model = None if model is None else _with_adapter(model, peft_config)
+            if kwargs.get("model_init") is not None:
+                kwargs["model_init"] = _with_adapters(kwargs["model_init"], peft_config)
         self.binary_labels = labels or _labels_of(data_collator, kwargs.get("processing_class"))
-        if eval_data_collator is None:
-            eval_data_collator = getattr(data_collator, "for_evaluation", lambda: data_collator)()
+        if eval_data_collator is None and hasattr(data_collator, "for_evaluation"):
+            eval_data_collator = data_collator.for_evaluation()
         self.eval_data_collator = eval_data_collator
+        if kwargs.get("eval_dataset") is not None:
+            self._check_eval_data_collator()
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        if hasattr(data_collator, "set_epoch"):
-            self.add_callback(_EpochToCollator(data_collator))
+        _check_processes(self)
+        self.add_callback(_TrainingBegins(self))
         self._stop: StopAtSigterm | None = None
         if self.args.enable_jit_checkpoint:
             self._take_over_sigterm()
-        self.frame_loss = FrameSegmentationLoss(self.args.frame_losses())
-        signature = inspect.signature(_base_model(self.accelerator.unwrap_model(self.model)).forward)
-        self._keeps_logits = "logits_to_keep" in signature.parameters
+        self._step: _Step | None = None
         self._train_parts: dict[str, Tensor] = {}
-        self._train_samples = 0
-        self._train_weights: dict[str, float] = {}
-        self._eval_parts: dict[str, list[Tensor]] = {}
+        self._train_rows: Tensor | None = None
+        self._evaluated = EvaluatedRows()
 
     # ---- Loss --------------------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch and its gradients, as its share of the mean over all rows of the optimiser step.
+
+        Args:
+            model: The (wrapped) model.
+            inputs: A batch.
+            num_items_in_batch: Rows of the whole optimiser step, over accumulated batches and processes.
+
+        Returns:
+            The mean loss of the batch, weighted.
+        """
+        inputs = dict(inputs)
+        rows = _count_rows([inputs], self.args.device)
+        inputs.pop(ROW_NUMBER, None)
+        self._step = _Step(self.current_weights, rows)
+        try:
+            if num_items_in_batch is not None:
+                # transformers divides the batch's mean by this number, and DDP averages over the processes.
+                self.current_gradient_accumulation_steps = num_items_in_batch / (rows * self.accelerator.num_processes)
+            return super().training_step(model, inputs)
+        finally:
+            self._step = None
 
     def compute_loss(
         self,
@@ -108,25 +154,24 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return the joint loss of a batch.
+        """Return the joint loss of a batch: the mean over its samples.
+
+        An override returns such a mean too. How much of the optimiser step the batch is, over accumulated batches and
+        processes, is not its business: `training_step` weighs it.
 
         Args:
             model: The (wrapped) model.
             inputs: A batch of the collator.
             return_outputs: Also return the parts, each (B,), unweighted.
-            num_items_in_batch: Samples of the whole optimiser step; None (evaluation): the mean over this batch.
+            num_items_in_batch: Not used; always None in training.
 
         Returns:
             The scalar loss, or `(loss, parts)`.
         """
         parts = self.loss_parts(model, inputs)
-        if num_items_in_batch is None:
-            loss = weighted_sum(parts, self.final_weights).mean()
-        else:
-            # DDP averages the gradients of the processes: their number undoes that.
-            weights = self.current_weights
-            loss = weighted_sum(parts, weights).sum() * self.accelerator.num_processes / num_items_in_batch
-            self._record_train_parts(parts, weights)
+        loss = weighted_sum(parts, self.final_weights if self._step is None else self._step.weights).mean()
+        if self._step is not None:
+            self._record_train_parts(parts, self._step)
         return (loss, parts) if return_outputs else loss
 
     def loss_parts(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,10 +180,11 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         length = inputs["input_ids"].shape[1]
         first = int(answer_start.min()) - 1  # the position that predicts the first digit of the longest answer
         model_inputs = {key: value for key, value in inputs.items() if key not in TARGET_KEYS}
-        if self._keeps_logits:
+        keeps_logits = self._keeps_logits
+        if keeps_logits:
             model_inputs["logits_to_keep"] = length - first
         logits = model(**model_inputs, use_cache=False).logits
-        expected = length - first if self._keeps_logits else length
+        expected = length - first if keeps_logits else length
         if logits.shape[1] != expected:
             raise ValueError(
                 f"expected logits at {expected} positions, got {logits.shape[1]}: the model's output is not on the "
@@ -149,8 +195,15 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         later = int(answer_start.max()) - 1 - first
         padded = F.pad(logits, (0, 0, 0, later)) if later else logits
         frame_logits = self.binary_labels.frame_logits(padded, answer_start, num_frames, logits_start=first)
-        segmentation = self.frame_loss(frame_logits, inputs["frame_targets"], inputs["frame_valid"])
+        losses = FrameSegmentationLoss(self.args.frame_losses())
+        segmentation = losses(frame_logits, inputs["frame_targets"], inputs["frame_valid"])
         return {"lm": _language_model_loss(logits, inputs["labels"][:, first:]), **segmentation}
+
+    @property
+    def _keeps_logits(self) -> bool:
+        """Tell whether the model computes only the logits that it is asked for."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return "logits_to_keep" in inspect.signature(type(_base_model(model)).forward).parameters
 
     @property
     def current_weights(self) -> dict[str, float]:
@@ -164,33 +217,37 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         return schedule.at(schedule.warmup_steps)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
-        """Count the samples (not the tokens) of an optimiser step over accumulated batches and processes."""
+        """Count the rows (not the tokens) of an optimiser step over accumulated batches and processes."""
         if not batch_samples:
             return None
-        count = torch.tensor(sum(len(batch["input_ids"]) for batch in batch_samples), device=device)
+        count = _count_rows(batch_samples, device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     # ---- Logging -----------------------------------------------------------------------------------------------------
 
-    def _record_train_parts(self, parts: Mapping[str, Tensor], weights: dict[str, float]) -> None:
+    def _record_train_parts(self, parts: Mapping[str, Tensor], step: _Step) -> None:
         """Add a batch to the sums that the next log line reports, with the weights of the last batch."""
         for name, values in parts.items():
-            value = values.detach().float().sum()
-            self._train_parts[name] = self._train_parts.get(name, torch.zeros_like(value)) + value
-        self._train_samples += len(next(iter(parts.values())))
-        self._train_weights = weights
+            total = values.detach().float().sum()
+            total = torch.where(step.rows > 0, total, torch.zeros_like(total))
+            self._train_parts[name] = self._train_parts.get(name, torch.zeros_like(total)) + total
+        self._train_rows = step.rows if self._train_rows is None else self._train_rows + step.rows
+        self._train_weights = step.weights
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss part since the last line, over all processes, and the last step's weights."""
-        if "loss" in logs and self._train_samples:
-            sums = torch.stack([*self._train_parts.values()])
-            sums = torch.cat([sums, sums.new_tensor([self._train_samples])])
+        if "loss" in logs and self._train_parts:
+            sums = torch.stack([*self._train_parts.values(), self._train_rows.float()])
             total = self.accelerator.reduce(sums, reduction="sum").tolist()
             means = dict(zip(self._train_parts, (value / total[-1] for value in total[:-1]), strict=True))
             logs = logs | {f"loss_{name}": value for name, value in means.items()}
             logs |= {f"weight_{name}": value for name, value in self._train_weights.items()}
-            self._train_parts, self._train_samples = {}, 0
+            self._forget_train_parts()
         super().log(logs, start_time)
+
+    def _forget_train_parts(self) -> None:
+        """Start the sums of the next log line."""
+        self._train_parts, self._train_rows = {}, None
 
     # ---- Evaluation --------------------------------------------------------------------------------------------------
 
@@ -212,69 +269,238 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         ignore_keys: Sequence[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor] | None, Tensor | None]:
-        """Return `(loss, (mask (B, F), frame_logits (B, F, 2), qid (B,)), frame targets (B, F))` of a batch.
+        """Return `(loss, (mask (B, F), frame_logits (B, F, 2), number (B,)), frame targets (B, F))` of a batch.
 
-        The loss goes through `compute_loss`; transformers' own step would take the model's.
+        The loss goes through `compute_loss`; transformers' own step would take the model's. `number` is the row's in
+        the evaluation, or its place in a batch that no loader of this trainer made. Loss and targets are None for
+        prompts without answers.
         """
-        inputs = self._prepare_inputs(inputs)
+        inputs = dict(self._prepare_inputs(inputs))
+        rows, places = inputs.pop(ROWS, None), torch.arange(len(inputs["input_ids"]), device=self.args.device)
+        numbers = inputs.pop(ROW_NUMBER, places)
+        has_answers = "answer_start" in inputs
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, parts = self.compute_loss(model, inputs, return_outputs=True)
-            for name, values in parts.items():
-                gathered = self.accelerator.gather_for_metrics(values.float())
-                self._eval_parts.setdefault(name, []).append(gathered.cpu())
+            found = self.compute_loss(model, inputs, return_outputs=True) if has_answers else None
+            loss, parts = found if isinstance(found, tuple) else (found, None)
+            self._evaluated.add(numbers.tolist(), rows, loss, parts)
             if prediction_loss_only or not self.args.predict_with_generate:
                 return loss, None, None
-            options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
-            # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
-            options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
-            if not bool(inputs["frame_valid"].all()):
-                raise ValueError(
-                    "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
-                    "per_device_eval_batch_size=1."
-                )
-            # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
-            with autocasting(self.args.device, self.autocast):
-                decoded = generate_frame_logits(
-                    self.accelerator.unwrap_model(self.model),
-                    drop_answers(inputs),
-                    self.binary_labels,
-                    num_frames=inputs["frame_targets"].shape[1],
-                    **options,
-                )
-        predictions = (decoded.mask.to(torch.int8), decoded.frame_logits.float(), inputs["qid"])
-        return loss, predictions, inputs["frame_targets"]
+            mask, frame_logits = self._decode(inputs, gen_kwargs)
+        return loss, (mask, frame_logits, numbers), inputs.get("frame_targets")
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Add the mean over all samples of every loss part, and of their weighted sum, to the metrics."""
-        self._eval_parts = {}
-        # Seq2SeqTrainer sets `accelerator.gather`, which keeps the repeated rows that fill up the last batch.
-        self.gather_function = self.accelerator.gather_for_metrics
-        output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        parts = {name: torch.cat(values) for name, values in self._eval_parts.items()}
-        if parts:
-            output.metrics[f"{prefix}_loss"] = weighted_sum(parts, self.final_weights).mean().item()
-            output.metrics.update({f"{prefix}_loss_{name}": values.mean().item() for name, values in parts.items()})
-        return output
+    def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the digits (B, F) int8 and their logits (B, F, 2) float32."""
+        options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
+        if is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model):
+            options["synced_gpus"] = True  # the others may have more frames
+        # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
+        options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
+        if not bool(inputs["frame_valid"].all()):
+            raise ValueError(
+                "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
+                "per_device_eval_batch_size=1."
+            )
+        # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
+        with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
+            decoded = generate_frame_logits(
+                self.accelerator.unwrap_model(self.model),
+                drop_answers(inputs),
+                self.binary_labels,
+                num_frames=inputs["frame_valid"].shape[1],
+                **options,
+            )
+        return decoded.mask.to(torch.int8), decoded.frame_logits.float()
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """Return the evaluation loader, with the evaluation collator."""
-        with self._evaluation_collator():
-            return super().get_eval_dataloader(*args, **kwargs)
+    def evaluation_loop(self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate every row once; add the mean over all rows of the loss and of every part of it to the metrics.
 
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """Return the test loader, with the evaluation collator."""
-        with self._evaluation_collator():
-            return super().get_test_dataloader(*args, **kwargs)
+        A `compute_metrics` with a method `for_rows` is asked for one that scores the rows of this data set.
+        """
+        self._evaluated = EvaluatedRows()
+        self.gather_function = self._gather_rows
+        compute_metrics = self.compute_metrics
+        if compute_metrics is not None:
+            self.compute_metrics = lambda decoded: self._scores(compute_metrics, decoded)
+        try:
+            with self._without_engine_before_training():
+                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
+        self._evaluated.gather()
+        losses = self._evaluated.mean_losses(kwargs.get("metric_key_prefix", "eval"))
+        if not losses and description == "Evaluation":
+            raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
+        output.metrics.update(losses)
+        if output.predictions is not None:
+            once = self._each_once(EvalPrediction(output.predictions, output.label_ids))
+            output = output._replace(predictions=once.predictions, label_ids=once.label_ids)
+        return output._replace(num_samples=len(self._evaluated))
+
+    def _gather_rows(self, tensors: Any) -> Any:
+        """Gather the rows of all processes, which may have different numbers of them; `NO_ROW` fills up."""
+        return self.accelerator.gather(self.accelerator.pad_across_processes(tensors, dim=0, pad_index=NO_ROW))
+
+    def _each_once(self, decoded: EvalPrediction) -> EvalPrediction:
+        """Put gathered rows in order, each once, with their query ids in place of their numbers."""
+        *arrays, numbers = decoded.predictions
+        places = self._evaluated.each_once(numbers)
+        inputs = getattr(decoded, "inputs", None)
+        return EvalPrediction(
+            predictions=(*(array[places] for array in arrays), self._evaluated.qids()),
+            label_ids=None if decoded.label_ids is None else decoded.label_ids[places],
+            inputs=None if inputs is None else inputs[places],
+            losses=self._evaluated.losses if "loss" in self.args.include_for_metrics else None,
+        )
+
+    def _scores(self, compute_metrics: Callable[[EvalPrediction], dict], decoded: EvalPrediction) -> dict[str, float]:
+        """Return what `compute_metrics` makes of the rows."""
+        self._evaluated.gather()
+        if hasattr(compute_metrics, "for_rows"):
+            compute_metrics = compute_metrics.for_rows(self._evaluated.rows)
+        return compute_metrics(self._each_once(decoded))
 
     @contextmanager
-    def _evaluation_collator(self) -> Iterator[None]:
-        """Lend the evaluation collator to transformers, which knows only one."""
-        training, self.data_collator = self.data_collator, self.eval_data_collator
+    def _without_engine_before_training(self) -> Iterator[None]:
+        """Evaluate the plain model before training, where DeepSpeed would make an engine for ZeRO-3 inference of it.
+
+        transformers asks for that engine in every evaluation before `train`, and stages 0 to 2 refuse it.
+        """
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if not self.is_deepspeed_enabled or self.deepspeed is not None or plugin.zero_stage == 3:
+            yield
+            return
+        self._move_model_to_device(self.model, self.args.device)
+        self.is_deepspeed_enabled = False
         try:
             yield
         finally:
-            self.data_collator = training
+            self.is_deepspeed_enabled = True
+
+    # ---- Loaders -----------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the training loader: every row once an epoch, without those whose video could not be read."""
+        if self.train_dataset is None:
+            raise ValueError("training needs rows: pass train_dataset.")
+        rows = _with_frames(self.train_dataset)
+        return self._loader(rows, self.data_collator, self._train_batch_size, is_training=True)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Return the evaluation loader, with the evaluation collator: every row once.
+
+        Args:
+            eval_dataset: Rows, or the name of one of several evaluation sets; None takes the trainer's.
+        """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if rows is None:
+            raise ValueError("evaluation needs rows: pass eval_dataset.")
+        return self.get_test_dataloader(rows)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Return the test loader, with the evaluation collator: every row once.
+
+        Args:
+            test_dataset: Rows.
+        """
+        self._check_eval_data_collator()
+        return self._loader(test_dataset, self.eval_data_collator, self.args.eval_batch_size, is_training=False)
+
+    def _loader(self, rows: Any, collator: Callable, batch_size: int, *, is_training: bool) -> DataLoader:
+        """Return a loader of this process's batches."""
+        columns = () if is_training else ("qid", *getattr(self.compute_metrics, "columns", ()))
+        options: dict[str, Any] = {
+            "collate_fn": NumberedCollator(collator, columns),
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "persistent_workers": is_training and self.args.dataloader_persistent_workers,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+            "in_order": self.args.dataloader_in_order,
+        }
+        if is_training:
+            seeds = {"num_workers": self.args.dataloader_num_workers, "rank": self.args.process_index}
+            options["worker_init_fn"] = partial(seed_worker, **seeds)
+        place = (batch_size, self.args.process_index, self.args.world_size)
+        drop_last = is_training and self.args.dataloader_drop_last
+        if isinstance(rows, IterableDataset):
+            sized = is_training or not self.args.dataloader_num_workers
+            loader = DataLoader(NumberedStream(rows, *place, drop_last, sized), batch_size=None, **options)
+        else:
+            rows = _as_written(rows)
+            sampler = self._sampler(rows) if is_training else self._get_eval_sampler(rows) or SequentialSampler(rows)
+            batches = ProcessBatchSampler(sampler, *place, drop_last, self._order_seed)
+            loader = DataLoader(NumberedRows(rows), batch_sampler=batches, **options)
+        # accelerate moves the batches; which rows are whose is settled.
+        loader = prepare_data_loader(
+            loader,
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        loader._is_accelerate_prepared = True
+        return loader
+
+    @property
+    def _order_seed(self) -> int:
+        """Return the seed of the order of the rows."""
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _sampler(self, rows: Any) -> Sampler[int]:
+        """Return the order of training; a random one is the same on every process and differs between epochs."""
+        sampler = self._get_train_sampler(rows)
+        if type(sampler) is RandomSampler:
+            return SeedableRandomSampler(rows, data_seed=self._order_seed)
+        return sampler
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Return the number of rows behind a loader.
+
+        Args:
+            dataloader: One of this trainer's.
+        """
+        rows = getattr(dataloader, "dataset", None)
+        return len(rows.stream) if isinstance(rows, NumberedStream) else super().num_examples(dataloader)
+
+    def _check_eval_data_collator(self) -> None:
+        """Refuse to evaluate with a collator that may draw frames and corrupt digits."""
+        if self.eval_data_collator is None:
+            raise ValueError(
+                "evaluation needs a collator without random frames and digits, and data_collator has no "
+                "for_evaluation() to make one: pass eval_data_collator=..., or subclass FrameSegmentationCollator."
+            )
+
+    # ---- Search ------------------------------------------------------------------------------------------------------
+
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Callable[[dict[str, float]], float] | None = None, **kwargs: Any
+    ) -> Any:
+        """Search for arguments; the objective is `eval_loss` unless `compute_objective` says another.
+
+        transformers' default adds up all metrics, which are scores to be raised and losses to be lowered.
+
+        Args:
+            hp_space: As for `transformers.Trainer.hyperparameter_search`.
+            compute_objective: Number to optimise, e.g. `lambda metrics: metrics["eval_mAP"]`.
+            **kwargs: As there; `direction="maximize"` needs a `compute_objective`.
+
+        Returns:
+            The best run.
+
+        Raises:
+            ValueError: If the loss would be maximised.
+        """
+        if compute_objective is None:
+            if kwargs.get("direction", "minimize") != "minimize":
+                raise ValueError(
+                    'direction="maximize" would raise the loss: pass compute_objective, e.g. '
+                    'lambda metrics: metrics["eval_mAP"].'
+                )
+            compute_objective = itemgetter("eval_loss")
+        return super().hyperparameter_search(hp_space, compute_objective, **kwargs)
 
     # ---- Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -314,17 +540,120 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
             record_processes(output_dir, self.args.world_size)
 
 
-class _EpochToCollator(TrainerCallback):
-    """Tell the collator which epoch its draws belong to, before the epoch's loader starts."""
+@dataclass(frozen=True)
+class _Step:
+    """What a batch of training has to know: the weights of the parts, and how many of its rows count."""
 
-    def __init__(self, collator: FrameSegmentationCollator) -> None:
-        self.collator = collator
+    weights: dict[str, float]
+    rows: Tensor
+
+
+class _TrainingBegins(TrainerCallback):
+    """Forget the parts of another training, and tell the collator which epoch its draws belong to."""
+
+    def __init__(self, trainer: SegmentationSeq2SeqTrainer) -> None:
+        self.trainer = trainer
+        self.next_epoch = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Also called when a training starts again with a smaller batch."""
+        self.trainer._forget_train_parts()
+        self.next_epoch = int(state.epoch or 0)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Pass the epoch on."""
-        self.collator.set_epoch(int(state.epoch or 0))
+        """Count the epochs: of a stream without a length, and of one cut short, `state.epoch` is a fraction."""
+        if hasattr(self.trainer.data_collator, "set_epoch"):
+            self.trainer.data_collator.set_epoch(self.next_epoch)
+        self.next_epoch += 1
+
+
+def _check_arguments(args: Any, data_collator: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse what cannot be trained with, before anything is loaded."""
+    if data_collator is None:
+        raise ValueError("data_collator is missing: pass FrameSegmentationCollator(processor=..., labels=...).")
+    if not isinstance(args, SegmentationSeq2SeqTrainingArguments):
+        raise ValueError(
+            f"args must be SegmentationSeq2SeqTrainingArguments, got {type(args).__name__}: the weights of the losses "
+            "are in them, and it takes all arguments of the other."
+        )
+    if kwargs.get("compute_loss_func") is not None:
+        raise ValueError(
+            "compute_loss_func is not supported: put a loss of frames into LOSSES, or override loss_parts or "
+            "compute_loss."
+        )
+
+
+def _check_processes(trainer: SegmentationSeq2SeqTrainer) -> None:
+    """Refuse launches that would not be what was asked for, or split a batch where it cannot be split."""
+    kind = trainer.accelerator.distributed_type
+    asked = {
+        "FSDP": bool(trainer.args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP"),
+        "DEEPSPEED": trainer.args.deepspeed_plugin is not None or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
+    }
+    for name, wanted in asked.items():
+        if wanted and kind != name and not trainer.is_fsdp_xla_enabled:
+            raise ValueError(
+                f"{name} was asked for, and accelerate would train with {kind.value} instead: {name} does not run on "
+                "CPU or in a single process without a launcher; leave it out, or launch on GPUs."
+            )
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"one process cannot share a batch among {trainer.args.n_gpu} GPUs: start one per GPU with "
+            "`accelerate launch`, or show one with CUDA_VISIBLE_DEVICES=0."
+        )
+    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
+        raise ValueError("tensor, context and sequence parallelism are not supported: a process needs rows of its own.")
+
+
+def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
+    """Count the rows of batches, without those that only keep a process in step."""
+    counts = [
+        (batch[ROW_NUMBER] >= 0).sum() if ROW_NUMBER in batch else torch.tensor(len(batch["input_ids"]))
+        for batch in batches
+    ]
+    return torch.stack([count.to(device) for count in counts]).sum()
+
+
+def _with_frames(rows: Any) -> Any:
+    """Leave out rows whose video could not be read; the collator refuses those of a stream."""
+    if isinstance(rows, datasets.Dataset):
+        missing = rows.with_format(None)["frames_missing"] if "frames_missing" in rows.column_names else []
+    elif isinstance(rows, Sequence):
+        missing = [bool(row.get("frames_missing")) for row in rows]
+    else:
+        return rows
+    kept = [index for index, is_missing in enumerate(missing) if not is_missing]
+    if len(kept) == len(missing):
+        return rows
+    logger.warning("%d of %d queries are not learnt from: their videos could not be read", *_lost(missing))
+    return rows.select(kept) if isinstance(rows, datasets.Dataset) else [rows[index] for index in kept]
+
+
+def _lost(missing: Sequence[bool]) -> tuple[int, int]:
+    return sum(missing), len(missing)
+
+
+def _as_written(rows: Any) -> Any:
+    """Undo `set_format`, which would round durations and windows to single precision."""
+    is_formatted = isinstance(rows, datasets.Dataset) and rows.format["type"] not in (None, "custom")
+    return rows.with_format(None) if is_formatted else rows
+
+
+@contextmanager
+def _whole_parameters(model: nn.Module) -> Iterator[None]:
+    """Gather the parameters that FSDP 1 has spread over the processes; `generate` calls the module inside."""
+    if not is_fsdp_managed_module(model):
+        yield
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    whole = isinstance(model, FullyShardedDataParallel)
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False) if whole else nullcontext():
+        yield
 
 
 def _language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -354,6 +683,16 @@ def _labels_of(collator: object, processing_class: object) -> BinaryLabels:
 def _base_model(model: nn.Module) -> nn.Module:
     """Return the model inside a PEFT wrapper, whose forward has the real signature."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _with_adapters(model_init: Callable[..., nn.Module], peft_config: PeftConfig) -> Callable[..., nn.Module]:
+    """Return a `model_init` whose models have an adapter."""
+    takes_trial = bool(inspect.signature(model_init).parameters)
+
+    def adapted(trial: Any = None) -> nn.Module:
+        return _with_adapter(model_init(trial) if takes_trial else model_init(), peft_config)
+
+    return adapted
 
 
 def _with_adapter(model: nn.Module, peft_config: PeftConfig) -> nn.Module:

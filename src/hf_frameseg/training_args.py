@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hf_frameseg.losses import LossWeightSchedule
+
+_DRIVEN_BY_SCORES = ("reduce_lr_on_plateau", "greedy")
+"""Learning rate schedules that follow `metric_for_best_model`."""
+
+
+class StepsOrShare(float):
+    """Read a number of steps (`1`) or a share of all steps (`1.0`) from the command line."""
+
+    def __new__(cls, text: str) -> int | float:  # type: ignore[misc]
+        """Return an int for a whole number, else a float."""
+        return int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
 
 
 _ENDLESS = sys.float_info.max
@@ -47,7 +59,9 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     r"""Add the joint objective to the arguments of `transformers.Seq2SeqTrainingArguments`.
 
     Overridden defaults: `remove_unused_columns=False` (the collator needs the raw columns),
-    `predict_with_generate=True` (evaluation decodes), `generation_num_beams=2` (paper, table II).
+    `predict_with_generate=True` (evaluation decodes), `generation_num_beams=2` (paper, table II). `greater_is_better`
+    is False for the loss and every part of it, and schedules that follow a score get its direction. A field that is
+    set later, as by a hyperparameter search, takes effect at the next step.
 
     Args:
         loss_weights: Weights of the parts, `lm` and the names in `hf_frameseg.losses.LOSSES`; a name that is left out
@@ -83,8 +97,8 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     loss_weights_start: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "JSON, weights at the first step; default: loss_weights from the start."}
     )
-    loss_warmup_steps: float = field(
-        default=0.0, metadata={"help": "Optimiser steps from start to final weights; below 1: share of all steps."}
+    loss_warmup_steps: StepsOrShare = field(
+        default=0, metadata={"help": "Optimiser steps from start to final weights; 0.5 or 1.0: share of all steps."}
     )
     loss_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'JSON, settings of the losses, e.g. {"bce": {"pos_weight": 2.36}}.'}
@@ -93,7 +107,27 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self) -> None:
         """Check what only this class knows."""
         _check_numbers(self)
+        self._know_the_direction()
         super().__post_init__()
+        if str(getattr(self.lr_scheduler_type, "value", "")) in _DRIVEN_BY_SCORES:
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode} | dict(self.lr_scheduler_kwargs or {})
+        self._refuse_what_cannot_be_honoured()
+        self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
+        self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
+        self.frame_losses()  # raises on unknown names and settings
+
+    def _know_the_direction(self) -> None:
+        """Minimise the loss and its parts; transformers maximises every name that does not end in `loss`."""
+        from hf_frameseg.losses import LOSSES
+        from hf_frameseg.losses.schedule import LM
+
+        parts = "|".join(map(re.escape, (LM, *LOSSES)))
+        if self.greater_is_better is None and re.search(rf"(^|_)loss_({parts})$", self.metric_for_best_model or ""):
+            self.greater_is_better = False
+
+    def _refuse_what_cannot_be_honoured(self) -> None:
+        """Raise on arguments of transformers that would do something else here."""
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns must be False: the collator reads a row's frames, query and windows."
@@ -105,27 +139,40 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
                 "accelerator_config.dispatch_batches must be False: it cuts a batch along the first axis, which is "
                 "frames in pixel_values."
             )
-        self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
-        if not 0 <= self.loss_warmup_steps < _ENDLESS:  # not NaN either
-            raise ValueError(f"loss_warmup_steps must be >= 0, got {self.loss_warmup_steps}.")
-        if self.loss_warmup_steps and self.loss_weights_start is None:
-            raise ValueError('loss_warmup_steps needs weights to start from: set loss_weights_start, e.g. {"lm": 1}.')
-        self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
-        self.frame_losses()  # raises on unknown names and settings
+        if self.accelerator_config.split_batches:
+            raise ValueError(
+                "accelerator_config.split_batches must be False: per_device_train_batch_size counts the rows of one "
+                "process."
+            )
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise ValueError(
+                'train_sampling_strategy "batch_rebalance" is not supported: it repeats rows; use "group_by_length".'
+            )
+        if self.batch_eval_metrics or not self.eval_do_concat_batches:
+            raise ValueError(
+                "batch_eval_metrics must be False and eval_do_concat_batches True: scores are made once, of every "
+                "query once."
+            )
 
     def loss_schedule(self, max_steps: int) -> LossWeightSchedule:
         """Return the weights over a training of `max_steps` optimiser steps."""
         from hf_frameseg.losses import PAPER_WEIGHTS, LossWeightSchedule
 
         end = _numbers("loss_weights", PAPER_WEIGHTS if self.loss_weights is None else self.loss_weights)
+        warmup_steps = _warmup_steps(self.loss_warmup_steps, max_steps)
         if self.loss_weights_start is None:
+            if self.loss_warmup_steps:
+                raise ValueError(
+                    'loss_warmup_steps needs weights to start from: set loss_weights_start, e.g. {"lm": 1}.'
+                )
             return LossWeightSchedule(start=end, end=end, warmup_steps=0, kind="constant")
-        steps = self.loss_warmup_steps
-        return LossWeightSchedule(
-            start=_numbers("loss_weights_start", self.loss_weights_start),
-            end=end,
-            warmup_steps=round(steps * max_steps) if steps < 1 else round(steps),
-        )
+        start = _numbers("loss_weights_start", self.loss_weights_start)
+        if not self.loss_warmup_steps:
+            raise ValueError(
+                "loss_weights_start needs steps to move in: set loss_warmup_steps (0.5 is half of all steps), or leave "
+                "loss_weights_start out."
+            )
+        return LossWeightSchedule(start=start, end=end, warmup_steps=warmup_steps)
 
     def frame_losses(self) -> dict[str, nn.Module]:
         """Return the segmentation losses that ever weigh anything, with their settings, by name."""
@@ -160,6 +207,16 @@ def _check_numbers(args: SegmentationSeq2SeqTrainingArguments) -> None:
             raise ValueError(f"expected {name} to be a number {wanted}, got {value!r}.")
     if args.max_steps == 0 or args.max_steps < -1:
         raise ValueError(f"expected max_steps of at least 1, or -1 for whole epochs, got {args.max_steps}.")
+
+
+def _warmup_steps(steps: float, max_steps: int) -> int:
+    """Return the optimiser steps of the warm-up: an int as it is, a float up to 1.0 as a share of all steps."""
+    is_number = isinstance(steps, (int, float)) and not isinstance(steps, bool)
+    if not is_number or not math.isfinite(steps) or steps < 0 or (steps > 1 and steps != int(steps)):
+        raise ValueError(
+            f"loss_warmup_steps must be >= 0, a whole number of steps or a share of all steps up to 1.0, got {steps!r}."
+        )
+    return round(steps * max_steps) if isinstance(steps, float) and steps <= 1 else int(steps)
 
 
 def _numbers(name: str, weights: dict[str, Any] | str) -> dict[str, float]:

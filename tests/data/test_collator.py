@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,8 @@ def test_label_rule_changes_the_digits(make_collator: Any, make_row: Any) -> Non
 def test_prompt_alone_equals_the_batch_without_its_answers(make_collator: Any, tiny_rows: list[dict[str, Any]]) -> None:
     prompts = make_collator(train=False, with_answer=False)(tiny_rows)
     dropped = drop_answers(make_collator(train=False)(tiny_rows))
-    assert sorted(prompts) == ["attention_mask", "input_ids", "pixel_values", "qid"]
+    assert sorted(prompts) == ["attention_mask", "frame_valid", "input_ids", "pixel_values", "qid"]
+    assert all(torch.equal(value, drop_answers(prompts)[key]) for key, value in drop_answers(prompts).items())
     assert sorted(dropped) == ["attention_mask", "input_ids", "pixel_values"]
     hidden = prompts["attention_mask"] == 0
     for key in ("attention_mask", "pixel_values"):
@@ -233,6 +235,62 @@ def test_draws_go_on_without_set_epoch_and_repeat_with_it(make_collator: Any, ma
     third = draws(collator(marked_rows))
     collator.set_epoch(3)
     assert draws(collator(marked_rows)) == third
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_the_epoch_reaches_persistent_workers(context: str, make_collator: Any, marked_rows: Any) -> None:
+    collator, alone = make_collator(prefix_corruption=0.5), make_collator(prefix_corruption=0.5)
+    loader = DataLoader(
+        marked_rows,
+        batch_size=1,
+        collate_fn=collator,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context=context,
+    )
+    found, expected = [], []
+    for epoch in range(11 if context == "fork" else 2):
+        collator.set_epoch(epoch)
+        alone.set_epoch(epoch)
+        found.append([draws(batch) for batch in loader])
+        expected.append([draws(alone([row])) for row in marked_rows])
+    assert found == expected
+    for row in range(len(marked_rows)):
+        assert len({str(epoch[row]) for epoch in found}) == len(found)  # all different
+
+
+def test_a_copy_has_an_epoch_of_its_own(make_collator: Any, marked_rows: Any) -> None:
+    collator = make_collator()
+    collator.set_epoch(1)
+    other = collator.for_evaluation()
+    other.train = True
+    other.set_epoch(2)
+    deep = copy.deepcopy(collator)
+    expected = draws(collator(marked_rows))
+    deep.set_epoch(5)
+    assert draws(collator(marked_rows)) == expected
+    assert draws(other(marked_rows)) != expected
+    assert deep._epoch.is_shared()
+    with pytest.raises(ValueError, match="expected an epoch of at least 0, got -1"):
+        collator.set_epoch(-1)
+
+
+@pytest.mark.parametrize("qid", [-7, -(2**63), 2**63 - 1, "s34-d28_0", "ü"])
+def test_any_query_id_draws(qid: Any, make_collator: Any, marked_rows: Any) -> None:
+    row, other = {**marked_rows[0], "qid": qid}, marked_rows[1]
+    batch = make_collator()([row])
+    assert list(batch["qid"]) == [qid]
+    assert draws(make_collator()([row])) == draws(make_collator()([row]))
+    assert draws(make_collator()([row])) != draws(make_collator()([other]))
+
+
+def test_rows_of_tensors(make_collator: Any, make_row: Any) -> None:
+    row = make_row(7, [[0.0, 1.5], [4.5, 6.0]], num_frames=4, duration_seconds=6.0)
+    tensors = {key: value if isinstance(value, str | bytes) else torch.tensor(value) for key, value in row.items()}
+    for options in ({}, {"graded_targets": True}, {"prompt": "timestamps"}, {"num_frames": 4}):
+        plain, found = (make_collator(train=False, **options)([some]) for some in (row, tensors))
+        assert plain.keys() == found.keys()
+        assert all(torch.equal(plain[key], found[key]) for key in plain)
 
 
 def test_workers_draw_like_each_other_and_differ_between_epochs(make_collator: Any, marked_rows: Any) -> None:

@@ -249,7 +249,7 @@ class TestSoftTargets:
     def test_binary_cross_entropy_has_its_minimum_at_the_target(self) -> None:
         target = torch.tensor([[0.1, 0.5, 0.9, 0.25]], dtype=torch.float64)
         logits = torch.logit(target).requires_grad_()
-        binary_cross_entropy(logits, target).sum().backward()
+        binary_cross_entropy(logits, target, pos_weight=1.0).sum().backward()
         torch.testing.assert_close(logits.grad, torch.zeros_like(target))
 
 
@@ -280,6 +280,25 @@ class TestEmptyClass:
     def test_the_papers_weights_are_dead(self, fill: float) -> None:
         # Why the clamp is the default: 1 / smooth = 100,000 for the absent class leaves nothing in float32.
         assert self.gradient(fill, class_weight="inverse_square").abs().max() < 1e-8
+
+
+@EVERY_LOSS
+@pytest.mark.parametrize("wrong", [4.0, 1.001, -0.25, math.nan, math.inf])
+def test_targets_outside_zero_and_one_are_refused(loss: Loss, wrong: float) -> None:
+    logits, target = random_batch(samples=2, frames=4, soft=True)
+    target[1, 2] = wrong
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\], got .*; divide ratings by") as caught:
+        loss(logits, target)
+    assert "\n" not in str(caught.value)
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="target must lie in"):
+        loss(logits, target, valid)
+    valid[1, 2] = False
+    assert loss(logits, target, valid).isfinite().all()
+
+
+def test_the_default_weighs_the_foreground_as_the_paper_does() -> None:
+    assert torch.equal(binary_cross_entropy(LOGITS, TARGET), binary_cross_entropy(LOGITS, TARGET, pos_weight=2.3378))
 
 
 class TestErrors:

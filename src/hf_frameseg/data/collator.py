@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from hf_frameseg.data.annotations import qid_seed
 from hf_frameseg.data.encoding import append_answers, encode_prompts
 from hf_frameseg.data.frame_columns import check_num_frames, row_frames, row_shape
 from hf_frameseg.data.prompts import PromptTemplate, get_prompt
+from hf_frameseg.data.row_numbers import plain
 from hf_frameseg.data.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
 from hf_frameseg.labels import (
     BinaryLabels,
@@ -24,6 +27,11 @@ from hf_frameseg.labels import (
 from hf_frameseg.moments import num_clips
 
 
+def _no_epoch() -> torch.Tensor:
+    """Make the memory, shared with worker processes, of an epoch that nobody has set yet."""
+    return torch.full((), -1, dtype=torch.int64).share_memory_()
+
+
 @dataclass(kw_only=True)
 class FrameSegmentationCollator:
     """Turn data set rows into a batch for training, evaluation or generation.
@@ -31,9 +39,12 @@ class FrameSegmentationCollator:
     Reproducible randomness: every draw comes from a generator of its own, keyed by (`seed`, epoch, `qid`). So a row
     gets the same frames and the same corrupted digits whatever the batch size, the number of workers or processes, and
     after resuming from a checkpoint, and no random state is shared with anything else. Call `set_epoch` before each
-    epoch (the package's trainer does). Without it, the loader's seed of the epoch (in worker processes) or the number
-    of times this object has seen the row (elsewhere) keeps epochs apart. Persistent workers keep the copy they started
-    with: `set_epoch` does not reach them, they only count.
+    epoch (the package's trainer does); it reaches worker processes, persistent ones too. Without it, the loader's seed
+    of the epoch (in worker processes) or the number of times this object has seen the row (elsewhere) keeps epochs
+    apart; persistent workers then draw the same again, because their seed stays.
+
+    To change what it does, subclass it: of a function around it the trainer can neither set the epoch nor make the
+    collator for evaluation.
 
     Args:
         processor: Any multimodal processor of transformers with a chat template and a tokenizer.
@@ -47,7 +58,8 @@ class FrameSegmentationCollator:
         train: Draw one of three variants per frame and corrupt the prefix; else the middle variants, untouched.
         prefix_corruption: Probability with which a digit of the teacher-forced *input* becomes a random digit (half of
             these change it). Labels and targets keep the truth. Keeps a model from copying the previous true digit.
-        with_answer: False gives the prompt alone, for generation and for rows without annotations.
+        with_answer: False gives the prompt alone, for generation and for rows without annotations; as the trainer's
+            `eval_data_collator` it makes `predict` take such rows.
         seed: Seed of the draws.
 
     Raises:
@@ -72,8 +84,8 @@ class FrameSegmentationCollator:
     prefix_corruption: float = 0.0
     with_answer: bool = True
     seed: int = 0
-    _epoch: int | None = field(default=None, init=False, repr=False)
-    _seen: Counter[int] = field(default_factory=Counter, init=False, repr=False)
+    _epoch: torch.Tensor = field(default_factory=_no_epoch, init=False, repr=False, compare=False)
+    _seen: Counter[int] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Resolve the prompt and check the numbers."""
@@ -88,16 +100,25 @@ class FrameSegmentationCollator:
 
     def for_evaluation(self) -> FrameSegmentationCollator:
         """Return the same collator with the middle variants and true digits."""
-        return replace(self, train=False)
+        other = copy(self)  # not a new one: a subclass may be made with other arguments
+        other.train = False
+        other._epoch, other._seen = _no_epoch(), Counter()
+        return other
 
     def set_epoch(self, epoch: int) -> None:
-        """Key the next draws to an epoch; call before the loader's iterator is made (workers get a copy then).
+        """Key the next draws to an epoch; call before the loader's iterator is made.
 
         Args:
             epoch: Number of the epoch, from 0.
+
+        Raises:
+            ValueError: If it is negative.
         """
-        self._epoch = epoch
-        self._seen.clear()
+        if epoch < 0:
+            raise ValueError(f"expected an epoch of at least 0, got {epoch}")
+        if not self._epoch.is_shared():  # a deep copy's own
+            self._epoch = self._epoch.clone().share_memory_()
+        self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows.
@@ -107,13 +128,15 @@ class FrameSegmentationCollator:
 
         Returns:
             The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
-            `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid` (B,).
-            With `with_answer=False` the processor's tensors and `qid` only.
+            `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid`: (B,)
+            int64, or a list where ids are texts. With `with_answer=False` the processor's tensors, `frame_valid` and
+            `qid` only.
         """
+        rows = [_as_written(row) for row in rows]
         self._check(rows)
         frames, times, masks, targets, inputs = [], [], [], [], []
         for row in rows:
-            rng = self._generator(int(row["qid"]))
+            rng = self._generator(row["qid"])
             variants = self._variants(row_shape(row)[0], rng)
             frames.append(row_frames(row, variants))
             times.append(_shown_seconds(row, variants) if self.prompt.tells_time else None)
@@ -127,8 +150,10 @@ class FrameSegmentationCollator:
             answers = [self.labels.answer_ids(mask) for mask in inputs]
             truths = [self.labels.answer_ids(mask) for mask in masks]
             batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
-            batch |= _pad_targets(targets)
-        batch["qid"] = torch.tensor([int(row["qid"]) for row in rows], dtype=torch.int64)
+            batch["frame_targets"] = _pad(targets, torch.float32)
+        batch["frame_valid"] = _pad([np.ones(len(row), dtype=bool) for row in frames], torch.bool)
+        qids = [row["qid"] for row in rows]
+        batch["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
         return batch
 
     def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,6 +167,11 @@ class FrameSegmentationCollator:
                     f"expected rows with the column(s) {missing}, got {sorted(row)}: load them with load_qvhighlights, "
                     "train with remove_unused_columns=False, and use with_answer=False for rows without annotations"
                 )
+            if self.train and row.get("frames_missing"):
+                raise ValueError(
+                    f"qid {row['qid']}: its video could not be read, and there is nothing to learn from blank frames; "
+                    'drop such rows: rows.filter(lambda missing: not missing, input_columns="frames_missing")'
+                )
         if self.num_frames is not None:
             check_num_frames(rows, self.num_frames)
 
@@ -149,15 +179,17 @@ class FrameSegmentationCollator:
     def _needs_saliency(self) -> bool:
         return self.graded_targets or self.label_rule.startswith("saliency")
 
-    def _generator(self, qid: int) -> np.random.Generator:
+    def _generator(self, qid: int | str) -> np.random.Generator:
         """Make the generator of one row's draws (see the class docstring for the key)."""
+        epoch = int(self._epoch) + 1
+        if epoch:
+            return np.random.default_rng([self.seed, epoch, 0, qid_seed(qid), 0])
         worker = torch.utils.data.get_worker_info()
         # A worker's seed is the loader's seed of this epoch plus the worker's number, which must not matter to the row.
-        loader_seed = 0 if worker is None or self._epoch is not None else worker.seed - worker.id
-        epoch = 0 if self._epoch is None else self._epoch + 1
+        loader_seed = 0 if worker is None else worker.seed - worker.id
         times_seen = self._seen[qid]
         self._seen[qid] += 1
-        return np.random.default_rng([self.seed, epoch, loader_seed, qid, times_seen])
+        return np.random.default_rng([self.seed, 0, loader_seed, qid_seed(qid), times_seen])
 
     def _variants(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         if not self.train:
@@ -195,12 +227,14 @@ def _shown_seconds(row: Mapping[str, Any], variants: np.ndarray) -> np.ndarray:
     return times[np.arange(len(variants)), variants]
 
 
-def _pad_targets(targets: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Stack frame targets; rows with fewer frames are filled up at the end and marked not valid."""
-    num_frames = max(len(target) for target in targets)
-    padded = torch.zeros(len(targets), num_frames)
-    valid = torch.zeros(len(targets), num_frames, dtype=torch.bool)
-    for row, target in enumerate(targets):
-        padded[row, : len(target)] = torch.from_numpy(target)
-        valid[row, : len(target)] = True
-    return {"frame_targets": padded, "frame_valid": valid}
+def _as_written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with Python values in place of the tensors of `set_format`; the frames stay as they are."""
+    return {name: value if name == "frames" else plain(value) for name, value in row.items()}
+
+
+def _pad(rows: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
+    """Stack values per frame; rows with fewer frames are filled up at the end with zeros."""
+    padded = torch.zeros(len(rows), max(len(row) for row in rows), dtype=dtype)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.from_numpy(row)
+    return padded

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from hf_frameseg.data.prompts import PromptTemplate
+from hf_frameseg.data.row_numbers import ROW_NUMBER, ROWS
 from hf_frameseg.labels import is_along_text
 
 IGNORE_INDEX = -100  # label that transformers' causal language-modelling loss leaves out
-TARGET_KEYS = ("labels", "answer_start", "frame_targets", "frame_valid", "qid")
+TARGET_KEYS = ("labels", "answer_start", "frame_targets", "frame_valid", "qid", ROW_NUMBER, ROWS)
 """Keys of a batch that are not model inputs."""
 
 
@@ -78,7 +79,7 @@ def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Cut the answers off a collated batch: the inputs of `generate`.
 
     Args:
-        batch: A batch of `FrameSegmentationCollator` with answers; left as it is.
+        batch: A batch of `FrameSegmentationCollator`, with answers or without; left as it is.
 
     Returns:
         The model inputs with left-padded prompts, without labels, targets and `qid`.
@@ -90,19 +91,18 @@ def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         >>> drop_answers(batch)["attention_mask"].tolist()
         [[0, 0, 1, 1], [1, 1, 1, 1]]
     """
+    out = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+    if "answer_start" not in batch:
+        return out
     starts = batch["answer_start"].tolist()
     longest = max(starts)
-    out = {}
-    for key, value in batch.items():
-        if key in TARGET_KEYS:
-            continue
+    for key, value in out.items():
         if is_along_text(value, batch["input_ids"]):
             # The fill is hidden by the attention mask. Its id is the row's end id because some models count their image
             # tokens in `input_ids` without looking at the mask.
             fills = value[:, -1] if key == "input_ids" else torch.zeros_like(value[:, -1])
             cut = zip(value, starts, fills, strict=True)
-            value = torch.stack([torch.cat([fill.expand(longest - n), row[:n]]) for row, n, fill in cut])
-        out[key] = value
+            out[key] = torch.stack([torch.cat([fill.expand(longest - n), row[:n]]) for row, n, fill in cut])
     return out
 
 

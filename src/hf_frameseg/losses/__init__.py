@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hf_frameseg.losses.functional import (
     CLASS_WEIGHTS,
+    PAPER_POS_WEIGHT,
     ClassWeight,
     binary_cross_entropy,
     generalized_dice,
@@ -15,7 +16,6 @@ from hf_frameseg.losses.functional import (
 )
 from hf_frameseg.losses.modules import (
     LOSSES,
-    PAPER_POS_WEIGHT,
     BinaryCrossEntropyLoss,
     FrameSegmentationLoss,
     GeneralizedDiceLoss,

@@ -4,7 +4,8 @@ Shared by all of them:
 
 - ``frame_logits`` are the two digit logits ``(B, F, 2)`` or their difference ``z1 - z0`` ``(B, F)``. Both mean the
   same: the softmax over two classes is the sigmoid of the difference.
-- ``target`` holds the foreground share of each frame in [0, 1]: hard (a mask) or soft (graded saliency).
+- ``target`` holds the foreground share of each frame in [0, 1]: hard (a mask) or soft (graded saliency). Others are
+  refused: ratings of 0 to 4 would train without an error, to something else.
 - ``valid`` is False where a frame is padding. Such frames count nowhere, whatever they hold, even NaN.
 - Half precision is lifted to float32 before any arithmetic; float64 stays float64.
 - A sample without a valid frame has loss 0 and gradient 0.
@@ -25,9 +26,12 @@ ClassWeight = Literal["inverse_square_clamped", "inverse_square", "uniform"]
 CLASS_WEIGHTS: tuple[str, ...] = get_args(ClassWeight)
 """The accepted names of :data:`ClassWeight`."""
 
+PAPER_POS_WEIGHT = 2.3378
+"""The paper's ``pos_weight``: background over foreground frames (the public training annotations give 2.36)."""
+
 
 def binary_cross_entropy(
-    frame_logits: Tensor, target: Tensor, valid: Tensor | None = None, pos_weight: float = 1.0
+    frame_logits: Tensor, target: Tensor, valid: Tensor | None = None, pos_weight: float = PAPER_POS_WEIGHT
 ) -> Tensor:
     r"""Compute the mean binary cross-entropy over the frames of each sample.
 
@@ -41,13 +45,14 @@ def binary_cross_entropy(
         frame_logits: Digit logits ``(B, F, 2)``, or their difference ``z1 - z0`` ``(B, F)``.
         target: Foreground share of each frame ``(B, F)`` in [0, 1].
         valid: True for real frames ``(B, F)``; None when every frame is real.
-        pos_weight: Weight ``w`` of the foreground term. The paper takes background over foreground frames, 2.3378.
+        pos_weight: Weight ``w`` of the foreground term, the paper's by default: background over foreground frames. 1.0
+            leaves both classes equal; with any other the minimum for a soft target lies beside it.
 
     Returns:
         One loss per sample ``(B,)``, in float32 or float64.
 
     Raises:
-        ValueError: On shapes that do not fit, or ``pos_weight <= 0``.
+        ValueError: On shapes that do not fit, targets outside [0, 1], or ``pos_weight <= 0``.
         TypeError: If the logits are not floating point or ``valid`` is not boolean.
 
     Paper:
@@ -63,7 +68,7 @@ def binary_cross_entropy(
         >>> import torch
         >>> from hf_frameseg.losses import binary_cross_entropy
         >>> logits = torch.zeros(1, 4, 2)  # p = 0.5 everywhere: each frame costs log 2
-        >>> binary_cross_entropy(logits, torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
+        >>> binary_cross_entropy(logits, torch.tensor([[0.0, 1.0, 1.0, 0.0]]), pos_weight=1.0)
         tensor([0.6931])
     """
     if not pos_weight > 0:
@@ -109,7 +114,8 @@ def tversky(
         One loss per sample ``(B,)``, in float32 or float64, in [0, 1].
 
     Raises:
-        ValueError: On shapes that do not fit, ``smooth <= 0``, or costs that are negative or both 0.
+        ValueError: On shapes that do not fit, targets outside [0, 1], ``smooth <= 0``, or costs that are negative or
+            both 0.
         TypeError: If the logits are not floating point or ``valid`` is not boolean.
 
     Paper:
@@ -177,7 +183,7 @@ def generalized_dice(
         One loss per sample ``(B,)``, in float32 or float64, in [0, 1].
 
     Raises:
-        ValueError: On shapes that do not fit, ``smooth <= 0``, or an unknown ``class_weight``.
+        ValueError: On shapes that do not fit, targets outside [0, 1], ``smooth <= 0``, or an unknown ``class_weight``.
         TypeError: If the logits are not floating point or ``valid`` is not boolean.
 
     Paper:
@@ -212,9 +218,15 @@ def _prepare(frame_logits: Tensor, target: Tensor, valid: Tensor | None) -> tupl
     frame_logits, target = frame_logits.to(dtype), target.to(dtype)
     logit = frame_logits[..., 1] - frame_logits[..., 0] if frame_logits.ndim == 3 else frame_logits
     if valid is None:
-        return logit, target, torch.ones_like(target)
+        valid = torch.ones_like(target, dtype=torch.bool)
     # Replaced, not multiplied: NaN * 0 is NaN, in the value and in the gradient.
-    return logit.masked_fill(~valid, 0), target.masked_fill(~valid, 0), valid.to(dtype)
+    logit, target = logit.masked_fill(~valid, 0), target.masked_fill(~valid, 0)
+    if not bool(((target >= 0) & (target <= 1)).all()):
+        raise ValueError(
+            f"target must lie in [0, 1], got {target.min().item():g} to {target.max().item():g}; divide ratings by "
+            "their highest value (clip_saliency_targets does), or pass a mask."
+        )
+    return logit, target, valid.to(dtype)
 
 
 def _check_inputs(frame_logits: Tensor, target: Tensor, valid: Tensor | None) -> None:

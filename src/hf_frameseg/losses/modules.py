@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from hf_frameseg.losses import functional
-
-PAPER_POS_WEIGHT = 2.3378
-"""The paper's ``pos_weight``: background over foreground frames (the public training annotations give 2.36)."""
+from hf_frameseg.losses.functional import PAPER_POS_WEIGHT
 
 
 class BinaryCrossEntropyLoss(nn.Module):
@@ -18,17 +16,17 @@ class BinaryCrossEntropyLoss(nn.Module):
     Formula, paper and *Relations* are documented there.
 
     Args:
-        pos_weight: Weight of the foreground term, > 0.
+        pos_weight: Weight of the foreground term, > 0; the paper's by default.
 
     Example:
         >>> import torch
-        >>> from hf_frameseg.losses import PAPER_POS_WEIGHT, BinaryCrossEntropyLoss
-        >>> loss = BinaryCrossEntropyLoss(pos_weight=PAPER_POS_WEIGHT)
+        >>> from hf_frameseg.losses import BinaryCrossEntropyLoss
+        >>> loss = BinaryCrossEntropyLoss()
         >>> loss(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))  # (1 + 2.3378) / 2 * log 2
         tensor([1.1568])
     """
 
-    def __init__(self, pos_weight: float = 1.0) -> None:
+    def __init__(self, pos_weight: float = PAPER_POS_WEIGHT) -> None:
         super().__init__()
         self.pos_weight = pos_weight
 
