@@ -172,6 +172,15 @@ def test_errors_are_one_line(folder: Path, online: Hub, tmp_path: Path) -> None:
     assert "me/x" not in online.repos
 
 
+def test_what_a_link_leads_to_is_not_uploaded(folder: Path, online: Hub, tmp_path: Path) -> None:
+    shard = next(iter(sorted((folder / "data").glob("*.parquet"))))
+    shard.rename(tmp_path / "private")
+    shard.symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match=r"is a link or no file: what it leads to would be uploaded; remove it"):
+        push_frames(folder, "me/frames", token=TOKEN)
+    assert "me/frames" not in online.repos
+
+
 def test_a_folder_is_streamed_without_a_hub(dataset: Dataset, folder: Path) -> None:
     for source in (folder, str(folder)):
         rows = list(stream_frames(source, "train"))

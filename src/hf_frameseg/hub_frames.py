@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_frameseg._text import printable
+from hf_frameseg.data.frame_columns import row_shape
 from hf_frameseg.data.streaming import FrameStream, find_shards, order_shards
 from hf_frameseg.loading import hub_error
 
@@ -92,7 +94,7 @@ def push_frames(
 
     Raises:
         FileNotFoundError: If the folder holds no shards or some are missing.
-        ValueError: If the repository is public and `private` is not False.
+        ValueError: If the repository is public and `private` is not False, or a shard is a link.
         PermissionError: If the Hub refuses the token.
         ConnectionError: If the Hub cannot be reached or the connection breaks.
     """
@@ -175,7 +177,13 @@ def stream_frames(
 
 def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
     """Return the complete shards of every split in a folder, training first."""
-    found = {path.name.rpartition("-of-")[0].rpartition("-")[0] for path in (folder / "data").glob("*-of-*.parquet")}
+    paths = sorted((folder / "data").glob("*-of-*.parquet"))
+    if others := [path for path in paths if path.is_symlink() or not path.is_file()]:
+        raise ValueError(
+            f"expected files that save_shards has written, {printable(others[0])} is a link or no file: what it leads "
+            "to would be uploaded; remove it"
+        )
+    found = {path.name.rpartition("-of-")[0].rpartition("-")[0] for path in paths}
     if not found:
         raise FileNotFoundError(f"expected shards in {folder / 'data'}, got none; write them with save_shards")
     return {split: [Path(path) for path in find_shards(folder, split)] for split in sorted(found, key=_split_order)}
@@ -195,7 +203,7 @@ def _card(shards: dict[str, list[Path]], repo_id: str, source: str | None) -> st
     first = next(iter(shards.values()))[0]
     features: Features = Features.from_arrow_schema(pq.read_schema(first))
     row = next(pq.ParquetFile(first).iter_batches(1, columns=["frame_shape"])).to_pylist()[0]
-    num_frames, _, height, width, _ = row["frame_shape"]
+    num_frames, _, height, width, _ = row_shape(row)
     table = []
     for split, paths in shards.items():
         rows = sum(pq.read_metadata(path).num_rows for path in paths)

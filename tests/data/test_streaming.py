@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,6 +263,18 @@ def test_a_damaged_shard_is_named(dataset: Dataset, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"^cannot read the shard .*train-00000-of-00001.parquet \(.*write it ag"):
             qids(FrameStream([str(path)]))
+
+
+def test_what_is_no_shard_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    (path,) = save_shards(dataset, tmp_path)
+    path.unlink()
+    os.mkfifo(path)  # opening it would wait for ever
+    with pytest.raises(ValueError, match=r"parquet is no file; write the shards again"):
+        FrameStream([str(path)])
+    names = ["data/a\n- split: x-00000-of-00001.parquet", "data/val-00000-of-00001.parquet"]
+    assert order_shards(names, "val", "here") == names[1:]
+    with pytest.raises(FileNotFoundError, match=r"got splits \['val'\]"):
+        order_shards(names, "a\n- split: x", "here")
 
 
 def test_what_cannot_be_saved_is_refused(dataset: Dataset, tmp_path: Path) -> None:

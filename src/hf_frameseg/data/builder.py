@@ -360,7 +360,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             if not lost or (num_lost < num_videos and self.config.on_error != "raise"):
                 continue
             first, reason = lost[0], self._failures[_video(lost[0])].error
-            message = f"qid {first['qid']}: no video {first['vid']}: {reason}"
+            message = printable(f"qid {first['qid']}: no video {first['vid']}: {reason}")
             if num_lost == num_videos:
                 message = f"none of the {num_videos} videos of {split} is there; {message}"
             else:

@@ -51,7 +51,8 @@ BUFFER_BYTES = 128_000_000
 _ORDER_VERSION = 2  # of the order that seed and epoch give; raised when it changes
 _MIN_GROUPS = 16  # per split: with one group every epoch would have the same order
 _COLUMNS = ("qid", "vid", "query", "duration_seconds", "frames", "frame_shape")
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})\.parquet")
+_SPLIT_NAME = r"\w+(\.\w+)*"
+_SHARD_NAME = re.compile(rf"(?P<split>{_SPLIT_NAME})-(?P<index>\d{{5}})-of-(?P<total>\d{{5}})\.parquet")
 
 
 def save_shards(
@@ -79,7 +80,7 @@ def save_shards(
         ValueError: If there are no rows, a column is missing, or the split has no name.
     """
     split = split or (str(dataset.split) if dataset.split is not None else None)
-    if split is None or not re.fullmatch(r"\w+(\.\w+)*", split):
+    if split is None or not re.fullmatch(_SPLIT_NAME, split):
         raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
     if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
         raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")
@@ -378,6 +379,8 @@ def _open(file: str, token: str | None) -> Any:
     abort the process now and then (26.0).
     """
     if "://" not in file:
+        if os.path.lexists(file) and not Path(file).is_file():
+            raise ValueError(f"{printable(file)} is no file; write the shards again with save_shards")
         return nullcontext(file)
     from datasets import DownloadConfig
     from datasets.utils.file_utils import xopen

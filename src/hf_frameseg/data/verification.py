@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.preparation import FrameDatasetConfig
 from hf_frameseg.data.video import VideoReadError, probe_duration
 from hf_frameseg.data.video_archive import unpack_in_order
@@ -158,7 +159,7 @@ def _check(file: VideoFile, duration: float, config: FrameDatasetConfig, scratch
     except VideoReadError as error:
         return "unreadable", str(error)
     except OSError as error:
-        return "unreadable", f"{file.name}: {error.strerror or error}"
+        return "unreadable", printable(f"{file.name}: {error.strerror or error}")
     if abs(found - duration) <= config.duration_tolerance_seconds:
         return None
-    return "duration", f"{path.name}: the file lasts {found:.2f} s, the annotations say {duration:g} s"
+    return "duration", f"{printable(path.name)}: the file lasts {found:.2f} s, the annotations say {duration:g} s"

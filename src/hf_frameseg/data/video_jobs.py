@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_frameseg._text import printable
 from hf_frameseg.data.failures import Failure
 from hf_frameseg.data.parts import Parts
 from hf_frameseg.data.prepared_video import FrameSettings, prepare_video
@@ -87,7 +88,7 @@ def prepare_columns(job: VideoJob, settings: FrameSettings, scratch: Path) -> di
         return Failure(str(error), error.attempts)
     # Others, such as no memory for a new process, are not this video's fault.
     except (FileNotFoundError, PermissionError, ArchiveError) as error:
-        return Failure(f"{job.file.name}: {error.strerror or error}")
+        return Failure(printable(f"{job.file.name}: {error.strerror or error}"))
 
 
 def _prepare(job: VideoJob, settings: FrameSettings, parts: Parts) -> Failure | None:
@@ -107,7 +108,7 @@ def _prepare_apart(job: VideoJob, settings: FrameSettings, parts: Parts) -> Fail
             return worker.call(_prepare, job, settings, parts, timeout_seconds=_WATCHDOG_SECONDS)
         except WorkerError as error:
             reason = str(error)
-    return Failure(f"{job.file.name}: the process that prepares it {reason}")
+    return Failure(printable(f"{job.file.name}: the process that prepares it {reason}"))
 
 
 def run_threads(
