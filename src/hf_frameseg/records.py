@@ -104,12 +104,16 @@ class Records:
             self.faults.append(Fault(line, "", value, is_json=True))
 
 
-def read_text_file(source: str | Path | BinaryIO, expected: str = EXPECTED) -> TextFile:
+def read_text_file(
+    source: str | Path | BinaryIO, expected: str = EXPECTED, sample_bytes: int = _SAMPLE_BYTES
+) -> TextFile:
     r"""Read and unpack a text file of any of the forms above; nothing is parsed.
 
     Args:
         source: Path, or a binary stream such as `sys.stdin.buffer`; plain or gzip (told by content, not by name).
         expected: What the file should have been, for messages.
+        sample_bytes: Bytes at the start that a binary file is told by; beyond them a null byte is left to the reader
+            of lines, who can say in which it stands.
 
     Returns:
         Its content.
@@ -129,7 +133,7 @@ def read_text_file(source: str | Path | BinaryIO, expected: str = EXPECTED) -> T
         raise ValueError(f"{name} is empty; {expected}; write or copy it again")
     if text.startswith(_WIDE_BOMS):
         raise ValueError(f"{name} is UTF-16; {expected} in UTF-8; save it as UTF-8")
-    if b"\0" in text[:_SAMPLE_BYTES].split(b"\n", 1)[0]:
+    if b"\0" in text[:sample_bytes]:
         raise ValueError(f"{name} is binary (it starts with {text[:8]!r}); {expected}; name another file")
     # A carriage return alone ends a line too (old Macs); JSON has none inside of a text.
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -39,6 +39,7 @@ WINDOW_SALIENCY = "window"
 
 MIN_DURATION_SECONDS = 0.001
 MAX_QID_CHARACTERS = 200
+_MAGIC_BYTES = 64  # binary files are told by their start
 
 NUM_ANNOTATORS = 3
 MAX_SALIENCY_SCORE = 4
@@ -109,7 +110,7 @@ def open_annotations(path: str | Path) -> TextFile:
     if not os.path.lexists(path):
         raise FileNotFoundError(f"no annotation file at {printable(path)}; check the path")
     try:
-        return read_text_file(path, "expected annotations")
+        return read_text_file(path, "expected annotations", _MAGIC_BYTES)
     except ValueError as error:
         raise _named(path, error) from None
 
