@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 import hf_frameseg._files as files
-from hf_frameseg._files import atomic_write, atomic_writer, refuse_to_overwrite, replace_folder, restore_folder
+from hf_frameseg._files import (
+    atomic_write,
+    atomic_writer,
+    check_outputs,
+    refuse_to_overwrite,
+    replace_folder,
+    restore_folder,
+)
 
 
 def folder_of(path: Path, content: str) -> Path:
@@ -51,6 +58,17 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     atomic_write(tmp_path / "link", "text")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_is_written_as_it_is(name: str, tmp_path: Path) -> None:
+    code = f"from hf_frameseg._files import atomic_write; print('before'); atomic_write({name!r}, 'text')"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (piped.stdout, piped.stderr) == (b"before\ntext", b"")
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"before\ntext"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_loop_of_links_or_a_folder_is_one_line(tmp_path: Path) -> None:
@@ -123,3 +141,16 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
     replace_folder(tmp_path / "new", tmp_path / "folder")
     assert (tmp_path / "folder" / "content").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_results_cost_no_input_and_no_other_result(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("precious")
+    check_outputs({"--json": tmp_path / "new", "--csv": tmp_path / "other", "--png": None}, [tmp_path / "in", None])
+    check_outputs({"--json": "/dev/null", "--csv": "/dev/null"}, [])
+    for outputs, message in [
+        ({"--json": tmp_path / "in"}, "--json .*in is an input"),
+        ({"--json": tmp_path}, "--json .* is a folder; name a file in it"),
+        ({"--json": tmp_path / "a", "--csv": tmp_path / "x" / ".." / "a"}, "--json and --csv both name"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_outputs(outputs, [tmp_path / "in"])

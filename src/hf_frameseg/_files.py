@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import stat
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+_STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+")  # not replaced even where it leads to a file
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -36,13 +39,16 @@ def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        target = _real(path)
-        if target.is_dir():
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if target.exists() and not target.is_file():
-            with target.open("wb") as device:
+        # Before links are followed: those of /proc lead to names such as `pipe:[7]`, which are none.
+        if _STREAM.fullmatch(str(path)) or (path.exists() and not path.is_file()):
+            if sys.stdout is not None:
+                sys.stdout.flush()  # it may be the same, and was printed before
+            with path.open("ab") as device:
                 yield device
             return
+        target = _real(path)
         part = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -202,6 +203,21 @@ def test_what_others_wrote_is_printed_as_text(
     assert out.splitlines()[-1] == r"  picture   p\x1b.png"
     assert cli.main(["predict", "v.mp4", "a", "--output", "p\x1b[2Jq"]) == 2
     assert r"--output p\x1b[2Jq does not say" in capsys.readouterr().err
+
+
+def test_letters_without_a_glyph_are_said_in_one_line(
+    rooms: dict[str, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Figure:
+        def savefig(self, file: IO[bytes], *, format: str) -> None:
+            for letter in "犬走":
+                warnings.warn(f"Glyph {ord(letter)} missing from font(s) DejaVu Sans.", stacklevel=1)
+
+    monkeypatch.setattr(sys.modules["hf_frameseg.visualization"], "qualitative_figure", lambda *_, **__: Figure())
+    assert cli.main(["predict", "v.mp4", "犬走", "--output", str(tmp_path / "p.png")]) == 0
+    assert capsys.readouterr().err == (
+        f"frameseg: warning: the font lacks letters of the query in {tmp_path / 'p.png'}\n"
+    )
 
 
 def test_a_failed_picture_leaves_the_old_one(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import warnings
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -132,8 +134,11 @@ def _write_picture(prediction: FramePrediction, frames: np.ndarray, path: Path) 
     from hf_frameseg.visualization import qualitative_figure
 
     figure = qualitative_figure(prediction, frames=frames)
-    with atomic_writer(path) as file:
+    with atomic_writer(path) as file, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(file, format=path.suffix[1:].lower())
+    if any("missing from font" in str(warning.message) for warning in caught):  # one for every letter
+        print(f"frameseg: warning: the font lacks letters of the query in {printable(path)}", file=sys.stderr)
 
 
 def _write_rows(predictions: Sequence[FramePrediction], vid: str, path: Path) -> None:
