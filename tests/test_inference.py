@@ -156,6 +156,32 @@ def test_saved_and_loaded_is_the_same(retriever: MomentRetriever, video_path: Pa
     assert other.moments == one.moments
 
 
+def test_a_save_that_fails_costs_nothing_and_a_save_leaves_no_old_weights(
+    retriever: MomentRetriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    retriever.model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "initial_adapter.safetensors").write_text("mine")  # of a run that saved here
+    (folder / "adapter_config.json").write_text("{}")  # with it the folder would be an adapter
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "model.safetensors.index.json" in before
+
+    def full(path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(retriever.config), "save", lambda config, path: full(path))
+        with pytest.raises(OSError, match="No space left"):
+            retriever.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    retriever.save_pretrained(folder)
+    assert [path.name for path in folder.glob("model*.safetensors*")] == ["model.safetensors"]
+    assert [(folder / name).read_text() for name in ("notes.txt", "initial_adapter.safetensors")] == ["mine", "mine"]
+    assert not (folder / "adapter_config.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_every_module_keeps_its_mode_and_dropout_is_off(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
     model = copy.deepcopy(tiny_model).train()
     model.model.vision_tower.eval()  # frozen, as users do it

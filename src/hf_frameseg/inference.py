@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,8 @@ from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
+
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "adapter_config.json")
 
 
 class MomentRetriever:
@@ -118,12 +121,26 @@ class MomentRetriever:
     def save_pretrained(self, path: str | Path) -> None:
         """Write the model, the processor and `frameseg_config.json` into one folder.
 
+        All is written beside the folder first and moved in at the end: an error or a kill on the way costs nothing that
+        was there. Weights of an older model are removed, other files stay.
+
         Args:
             path: The folder; made when it does not exist.
         """
-        self.model.save_pretrained(path)
-        self.processor.save_pretrained(path)
-        self.config.save(path)
+        folder = Path(path).resolve()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as made:
+            partial = Path(made)
+            self.model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            self.config.save(partial)
+            new = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
+            for name in new:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).replace(folder / name)
+        for old in [path for pattern in _WEIGHTS for path in folder.glob(pattern)]:
+            if Path(old.name) not in new:  # of a model in another number of files: loaded in place of the new
+                old.unlink()
 
     def __call__(self, video_path: str | Path, query: str, *, num_beams: int | None = None) -> FramePrediction:
         """Answer one query about one video file.
