@@ -41,6 +41,7 @@ def _write_video(
     pixel_format: str = "yuv420p",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Write one numbered picture per presentation time; picture i is turned counterclockwise before."""
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -48,6 +49,8 @@ def _write_video(
         stream.height, stream.width = size if quarter_turns % 2 == 0 else size[::-1]
         stream.pix_fmt = pixel_format
         stream.codec_context.time_base = stream.time_base = time_base
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         for number, time in enumerate(pts):
             picture = np.ascontiguousarray(np.rot90(draw_number(number, *size), quarter_turns))
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

@@ -156,3 +156,15 @@ def test_bad_times_are_refused(times):
 def test_bad_offset_is_refused(offset):
     with pytest.raises(ValueError, match="variant_offset_frames"):
         select_frames([0.0], FrameGrid(1, 1), offset)
+
+
+def test_the_first_frame_stands_for_what_is_before_it():
+    grid = FrameGrid(10, 5)
+    assert select_frames(np.arange(100) / 20 + 5.0, grid).tolist() == [
+        [0] * 3,
+        [0] * 3,
+        [0, 0, 3],
+        [37, 40, 43],
+        [77, 80, 83],
+    ]
+    assert select_frames([5.0], grid).tolist() == [[0] * 3] * 5

@@ -384,6 +384,15 @@ def test_a_very_wide_picture_is_refused(tmp_path, write_video):
         read_frames(path)
 
 
+def test_pixels_of_absurd_width_are_refused_or_squashed(tmp_path, write_video):
+    path = write_video(tmp_path / "wide.mp4", **_RATE_30, pixel_aspect=Fraction(3, 2))
+    assert read_frames(path, num_frames=2).frames.shape == (2, 3, 64, 120, 3)
+    path = patched(path, (b"pasp", 0, 4000), (b"pasp", 4, 1))
+    with pytest.raises(VideoRefusedError, match="claims 320000 x 64 pixels"):
+        read_frames(path, num_frames=2)
+    assert read_frames(path, num_frames=2, frame_size=32).frames.shape == (2, 3, 32, 32, 3)
+
+
 def test_descriptions_that_are_no_text_are_ignored(tmp_path, constant):
     path = tmp_path / "described.mp4"
     content = constant.read_bytes()

@@ -48,12 +48,13 @@ def select_frames(
     The middle variant is the frame on display at the grid's sampling time: the last one that starts at or before it (at
     the very end of a uniform grid: the last one that starts before the end). The left and right variants lie some
     source frames, or some seconds, to either side, but never outside the frame's own window: a frame of the next window
-    could carry the other label. A video that ends before a window leaves its last frame on display. arXiv "Moment and
-    Highlight Detection via MLLM Frame Segmentation", section III-B.
+    could carry the other label. A video that ends before a window leaves its last frame on display; the first frame of
+    one that starts later stands for what is before it. arXiv "Moment and Highlight Detection via MLLM Frame
+    Segmentation", section III-B.
 
     Args:
-        presentation_times_seconds: Start of display of every source frame in seconds, ascending, shape (N,). The first
-            frame shown defines second 0 (`read_frames` sees to that).
+        presentation_times_seconds: Start of display of every source frame in seconds from the start of the file,
+            ascending, shape (N,); the first may be above 0.
         grid: The F windows and their sampling times.
         variant_offset_frames: Distance of the outer variants in source frames, at least 0.
         variant_offset_seconds: Distance of the outer variants in seconds, at least 0: the frames on display that much

@@ -276,9 +276,9 @@ def _collect(
             are_damaged[positions == position] = True
             picture = picture.picture
         check_picture_size(index.path, *picture.shape[:2])
-        square_size = _square_size(picture, index.pixel_aspect)
-        check_picture_size(index.path, *square_size)
-        resized = resize_frame(picture, size or square_size)
+        shown_size = size or _square_size(picture, index.pixel_aspect)
+        check_picture_size(index.path, *shown_size)
+        resized = resize_frame(picture, shown_size)
         if frames is None:
             if positions.size * resized.size > MAX_FRAMES_BYTES:
                 raise VideoRefusedError(
