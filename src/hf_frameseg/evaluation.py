@@ -10,12 +10,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hf_frameseg._files import atomic_write
 from hf_frameseg.data.row_numbers import plain
 from hf_frameseg.data.sampling import row_grid
 from hf_frameseg.decoding.proposals import redecode, to_prediction
@@ -25,6 +25,8 @@ from hf_frameseg.metrics.submission import check_thresholds
 from hf_frameseg.moments import FrameGrid, FramePrediction
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
     from transformers import EvalPrediction
 
@@ -181,9 +183,9 @@ def _by_qid(rows: Dataset | Iterable[Mapping[str, Any]]) -> dict[int | str, dict
 
 
 def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:
-    """Write an official submission file (JSON lines)."""
+    """Write an official submission file (JSON lines), whole or not at all."""
     lines = (json.dumps(prediction.to_submission()) + "\n" for prediction in predictions)
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    atomic_write(path, "".join(lines))
 
 
 def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> Callable[[list[dict]], dict]:

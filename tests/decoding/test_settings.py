@@ -126,3 +126,9 @@ def test_settings_of_another_decoder_keep_what_it_uses() -> None:
 def test_other_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="expected some of the settings decoder, max_moments.*got 'decodr', 'nms'"):
         ProposalSettings.from_dict({"decodr": "runs", "nms": 1, "ranking": "time"})
+
+
+@pytest.mark.parametrize("values", [None, ["decoder"], "runs", 3])
+def test_what_is_no_mapping_is_refused(values: object) -> None:
+    with pytest.raises(ValueError, match="expected settings by name, such as decoder, max_moments, got "):
+        ProposalSettings.from_dict(values)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 
-def autocasting(device: torch.device | str, dtype: str | None) -> AbstractContextManager[None]:
+@contextmanager
+def autocasting(device: torch.device | str, dtype: str | None) -> Iterator[None]:
     """Compute in half precision around the weights' own dtype, or in that alone, whatever the caller has switched on.
 
     Half precision moves logits by more than models differ, so a model must be asked as it was scored:
@@ -19,19 +21,22 @@ def autocasting(device: torch.device | str, dtype: str | None) -> AbstractContex
         device: Where the model is.
         dtype: `"bfloat16"` or `"float16"`; None for the weights' own.
 
-    Returns:
-        A context manager.
-
     Raises:
         ValueError: If the device cannot do that.
     """
     kind = torch.device(device).type
-    if dtype is None:
-        return torch.autocast(kind, enabled=False)
+    if not torch.amp.is_autocast_available(kind):
+        if dtype is not None:
+            raise ValueError(f"the device {kind!r} has no mixed precision of {dtype}; pass autocast=None")
+        yield
+        return
+    # Weights that were cast for a context around this one are kept for all inside it, of any dtype (torch 2.15).
+    torch.clear_autocast_cache()
     try:
-        return torch.autocast(kind, dtype=getattr(torch, dtype))
-    except RuntimeError as error:
-        raise ValueError(f"the device {kind} does not compute in {dtype} ({error}); pass autocast=None") from None
+        with torch.autocast(kind, dtype=getattr(torch, dtype or "bfloat16"), enabled=dtype is not None):
+            yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def autocast_of(model: nn.Module) -> str | None:

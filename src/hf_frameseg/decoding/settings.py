@@ -150,6 +150,8 @@ class ProposalSettings:
             ValueError: If there are other fields, or a value is out of range.
         """
         known = [field.name for field in fields(cls)]
+        if not isinstance(values, Mapping):
+            raise ValueError(f"expected settings by name, such as {', '.join(known[:2])}, got {type(values).__name__}")
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"expected some of the settings {', '.join(known)}, got {', '.join(map(repr, unknown))}")
         return cls(**values)
