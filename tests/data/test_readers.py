@@ -14,7 +14,7 @@ import decord
 import numpy as np
 import pytest
 
-from hf_frameseg.data import readers, video_file
+from hf_frameseg.data import pyav_reader, readers, video_file
 from hf_frameseg.data.readers import READERS, load_reader, reader_names
 from hf_frameseg.data.sampling import select_frames
 from hf_frameseg.data.video import VideoReadError, read_frames
@@ -341,6 +341,26 @@ def test_frames_that_are_skipped_change_nothing(numbered):
     for positions in ([119], [0, 1, 2], [3, 50, 77, 78], list(range(0, 120, 7)), list(range(120))):
         frames = list(READERS["pyav"](index, np.array(positions)))
         np.testing.assert_array_equal(frames, [every[i] for i in positions])
+
+
+@pytest.mark.parametrize(
+    ("units", "is_disposable"),
+    [
+        ([b"\x09\xf0", b"\x01abc"], True),  # a delimiter, and a slice of priority 0
+        ([b"\x01abc", b"\x41abc"], False),  # two slices, one of them referred to
+        ([b"\x65abc"], False),
+        ([b"\x81abc"], False),  # the forbidden bit
+        ([b"\x06abc"], False),  # no slice
+        ([], False),
+    ],
+)
+def test_only_whole_packets_that_nothing_refers_to_are_skipped(units, is_disposable):
+    lengths = b"".join(struct.pack(">I", len(unit)) + unit for unit in units)
+    start_codes = b"".join(b"\0\0\0\1" + unit for unit in units)
+    assert pyav_reader._is_disposable(lengths, 4) == pyav_reader._is_disposable(start_codes, 0) == is_disposable
+    if units:
+        assert not pyav_reader._is_disposable(lengths[:-1], 4)
+        assert not pyav_reader._is_disposable(lengths + b"\0\0", 4)
 
 
 def test_decoded_frames_are_not_kept(numbered):

@@ -105,6 +105,19 @@ def test_a_damaged_picture_is_a_reported_failure(faults, reader):
     assert not good.damaged.any()
 
 
+@pytest.mark.parametrize("seed", [34, 35])
+def test_a_broken_packet_is_not_taken_for_one_that_nothing_refers_to(faults, tmp_path, seed):
+    content = bytearray((faults / "good.mp4").read_bytes())
+    first, last = content.index(b"mdat") + 4, content.rindex(b"moov") - 4
+    rng = np.random.default_rng(seed)
+    for at in rng.integers(first, last if last > first else len(content), size=3):
+        content[at] = int(rng.integers(256))
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoReadError, match="pictures .* are damaged"):
+        read_frames(path, FrameGrid(20, 25), reader="pyav")
+
+
 def test_times_count_from_the_earliest_stream(faults, reader):
     path = faults / "ghost.mp4"
     assert index_video(path).times_seconds[0] == pytest.approx(5.0)

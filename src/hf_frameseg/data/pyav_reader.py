@@ -225,12 +225,14 @@ class _Decoding:
         # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the
         # same temporal layer does.)
         can_skip = unsent and self._context.name == "h264"
+        length_bytes = _length_bytes(self._context) if can_skip else 0
         num_errors = _num_errors()
         for packet in read_packets(self._container, self._stream):
             if packet is not None:
                 self._needs_key &= self._num_sent > 0 or not packet.is_keyframe
                 if can_skip:
-                    self._context.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
+                    is_needless = packet.pts not in unsent and _is_disposable(bytes(packet), length_bytes)
+                    self._context.skip_frame = "NONREF" if is_needless else "DEFAULT"
                 unsent.discard(packet.pts)
                 self._sent[packet.pts] = self._num_sent = self._num_sent + 1
             frames, is_refused = decode(self._context, packet)
@@ -251,6 +253,30 @@ class _Decoding:
         keys = [key for key, pts in self._keys if key <= number and (None in (pts, frame.pts) or pts <= frame.pts)]
         is_damaged = any(max(keys, default=0) < damage < number for damage in self._damage)
         return _Shown(frame, frame.is_corrupt or is_damaged or (self._needs_key and not keys))
+
+
+def _length_bytes(context: VideoCodecContext) -> int:
+    """Return how many bytes give the length of a unit of an H.264 packet (ISO 14496-15); 0: start codes divide them."""
+    head = context.extradata or b""
+    return (head[4] & 3) + 1 if len(head) > 4 and head[0] == 1 else 0
+
+
+def _is_disposable(data: bytes, length_bytes: int) -> bool:
+    """Tell whether an H.264 packet is whole and nothing refers to it.
+
+    Told to skip what nothing refers to, FFmpeg (8.1) also skips a broken packet, and says nothing.
+    """
+    headers, at = [], 0
+    if not length_bytes:
+        headers = [unit[0] for unit in data.split(b"\0\0\1")[1:] if unit]
+    while length_bytes and at < len(data):
+        start = at + length_bytes
+        at = start + int.from_bytes(data[at:start], "big")
+        if not start < at <= len(data):
+            return False
+        headers.append(data[start])
+    slices = [header for header in headers if 1 <= header & 31 <= 5]
+    return bool(slices) and not any(header & 0xE0 for header in slices)  # a forbidden bit, and the priority
 
 
 def _num_errors() -> int:
