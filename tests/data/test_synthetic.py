@@ -391,6 +391,7 @@ def test_somebody_elses_folder_is_never_touched(tmp_path: Path) -> None:
         ({"num_test_videos": 10**30}, "num_test_videos must be at most 1000000, got 1000000000000"),
         ({"size_pixels": 10**6}, "size_pixels must be at most 4096"),
         ({"fps": 10**6}, "fps must be at most 240"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"seed": 2**70}, "seed must be at most"),
     ],
 )

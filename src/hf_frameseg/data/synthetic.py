@@ -325,7 +325,9 @@ class SyntheticSettings:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             least, most = 0 if name in ("seed", "num_test_videos") else 1, _LARGEST[name]
-            if type(value) is not int or value < least:
+            if type(value) is not int:
+                raise ValueError(f"{name} must be a whole number, got {value!r}.")
+            if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}.")
