@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -132,6 +133,36 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the finished runs; half a last line, of a process that was killed while it wrote, is cut off."""
+    if not log.exists():
+        return []
+    *lines, rest = log.read_text(encoding="utf-8").split("\n")
+    if rest:
+        atomic_write(log, "".join(line + "\n" for line in lines))
+    try:
+        done = [json.loads(line) for line in lines]
+        complete = all(
+            {"settings", "variant", "seed", "free_running", "teacher_forced"} <= entry.keys() for entry in done
+        )
+    except (ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise SystemExit(f"{log} holds a line that is no finished run; mend it, or choose another --output_dir.")
+    return done
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers with which every run would fail, or learn nothing."""
+    for name in ("max_steps", "batch_size", "workers"):
+        if getattr(options, name) < 1:
+            raise SystemExit(f"expected --{name} of at least 1, got {getattr(options, name)}.")
+    if not 0 < options.learning_rate < math.inf:
+        raise SystemExit(f"expected --learning_rate to be a number above 0, got {options.learning_rate}.")
+    if min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
+        raise SystemExit(f"expected different --seeds of at least 0, got {options.seeds}.")
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Return mean and standard deviation over the seeds as a Markdown table."""
     columns = [f"{metric}" for metric in METRICS]
@@ -160,12 +191,13 @@ def main(argv: list[str] | None = None) -> str:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one thread each")
     options = parser.parse_args(argv)
+    check(options)
 
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     log = output / "runs.jsonl"
     shared = settings_of(options)
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = read_log(log)
     if any(entry["settings"] != shared for entry in done):
         raise SystemExit(f"{log} holds runs with other settings; choose another --output_dir.")
     finished = {(entry["variant"], entry["seed"]) for entry in done}

@@ -162,6 +162,42 @@ def test_a_finished_comparison_only_prints(script: ModuleType, done: Done, tmp_p
     assert done == []
 
 
+def test_a_comparison_killed_while_it_wrote_a_line_goes_on(script: ModuleType, done: Done, tmp_path: Path) -> None:
+    text = compare(script, tmp_path)
+    log = tmp_path / "runs.jsonl"
+    whole = log.read_text().splitlines(keepends=True)
+    lost = json.loads(whole[-1])
+    for end in (1, len(whole[-1]) // 2, len(whole[-1]) - 1):
+        log.write_text("".join(whole[:-1]) + whole[-1][:end])
+        done.clear()
+        assert compare(script, tmp_path) == text
+        assert done == [(lost["variant"], lost["seed"])]  # once more
+        assert sorted(log.read_text().splitlines()) == sorted(line.rstrip("\n") for line in whole)
+    for line in ("[]", "{", '{"variant": "LM only"}'):
+        log.write_text(line + "\n" + "".join(whole))
+        with pytest.raises(SystemExit, match="holds a line that is no finished run"):
+            compare(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--max_steps=0",
+        "--batch_size=-1",
+        "--workers=0",
+        "--learning_rate=nan",
+        "--learning_rate=inf",
+        "--seeds=-1",
+        "--seeds 1 1",
+    ],
+)
+def test_wrong_numbers_are_one_line(script: ModuleType, done: Done, tmp_path: Path, words: str) -> None:
+    with pytest.raises(SystemExit, match="expected .*--"):
+        compare(script, tmp_path, *words.split())
+    assert done == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
