@@ -78,6 +78,13 @@ def test_dropping_the_last_training_batch_leaves_the_evaluation_whole(make_train
     assert len(trainer.get_train_dataloader()) == 1
 
 
+def test_no_rows_are_no_evaluation(make_trainer: Any) -> None:
+    trainer = make_trainer()
+    for evaluate in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match="evaluation needs rows, got none"):
+            evaluate([])
+
+
 def test_persistent_workers_do_not_keep_other_rows(make_trainer: Any, rows: Rows) -> None:
     trainer = make_trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
     first, second = trainer.evaluate(rows[:4]), trainer.evaluate(rows[4:8])

@@ -328,6 +328,8 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
             self.compute_metrics = compute_metrics
         self._evaluated.gather()
         losses = self._evaluated.mean_losses(kwargs.get("metric_key_prefix", "eval"))
+        if not len(self._evaluated):
+            raise ValueError("evaluation needs rows, got none: check the split or the filter that made it.")
         if not losses and description == "Evaluation":
             raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
         output.metrics.update(losses)
