@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_frameseg.config import FrameSegmentationConfig
+from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PROMPTS
@@ -371,6 +373,22 @@ def test_the_scores_of_a_run_are_those_of_the_model_that_it_saved(
         exact = MomentRetriever.from_pretrained(tmp_path / "model", autocast=None, model_kwargs={"dtype": "float32"})
         other = [exact.predict(frames_of(row), [row["query"]])[0].log_odds for row in tiny_rows]
         assert np.abs(np.array(other) - (run_logits[..., 1] - run_logits[..., 0])).max() > 0.01
+
+
+def test_the_shipped_model_answers_as_recorded_whatever_its_generation_config_says(tmp_path: Path) -> None:
+    grid = FrameGrid(150, 25)
+    noise = np.random.default_rng(0).integers(256, size=(25, 3, 32, 32, 3), dtype=np.uint8)
+    frames = VideoFrames(noise, np.repeat(grid.times_seconds[:, None], 3, axis=1), 150.0, grid, "none")
+    queries = ["a red circle", "a blue square"]
+    shipped = MomentRetriever.from_pretrained().predict(frames, queries)
+    assert shipped[0].log_odds[:3] == pytest.approx([-6.220169, -6.463537, -6.474118], abs=1e-4)
+    shutil.copytree(TINY_MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    hostile = {"use_cache": False, "renormalize_logits": True, "length_penalty": -5.0, "num_beams": 4, "max_length": 3}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **hostile}))
+    found = MomentRetriever.from_pretrained(tmp_path / "model").predict(frames, queries)
+    assert [one.log_odds.tolist() for one in found] == [one.log_odds.tolist() for one in shipped]
+    assert [one.moments for one in found] == [one.moments for one in shipped]
 
 
 def frames_of(row: dict[str, Any]) -> VideoFrames:
