@@ -375,6 +375,18 @@ def test_decoded_frames_are_not_kept(numbered):
         gc.enable()
 
 
+def test_another_picture_than_pyavs_is_refused(numbered, monkeypatch):
+    path = numbered("constant.mp4")
+
+    def one_later(index, positions):
+        return READERS["pyav"](index, positions + 1)
+
+    monkeypatch.setattr(readers, "_decord_pictures", one_later)
+    index = index_video(path)
+    with pytest.raises(VideoReadError, match=r"by decord: its picture at 0\.167 s is another than PyAV's; use pyav$"):
+        list(READERS["decord"](index, np.array([5, 30])))
+
+
 def test_pictures_that_grow_are_refused_or_scaled(tmp_path, write_growing_video, monkeypatch):
     path = write_growing_video(tmp_path / "growing.ts", [(64, 80), (128, 160)])
     with pytest.raises(VideoRefusedError, match=r"size changes from \(64, 80\) to \(128, 160\); give frame_size"):

@@ -99,7 +99,7 @@ def test_a_damaged_picture_is_a_reported_failure(faults, reader):
     kept = read_frames(path, grid, reader=reader, damaged="keep")
     good = read_frames(faults / "good.mp4", grid, reader=reader)
     difference = np.abs(kept.frames.astype(int) - good.frames).mean((2, 3, 4))
-    assert difference[8, 1] > 50
+    assert difference[8, 1] > 10  # releases of FFmpeg patch it up differently
     assert kept.damaged[8, 1]
     assert difference[~kept.damaged].max() < 2
     assert not good.damaged.any()

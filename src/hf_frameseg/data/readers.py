@@ -37,9 +37,6 @@ MAX_DIFFERENCE = 2.0
 
 _BATCH_FRAMES = 16  # decoded at native size at a time
 
-_EXACT_SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""Containers that FFmpeg finds every key frame of."""
-
 
 def decode_with_decord(index: VideoIndex, positions: NDArray[np.int64]) -> Pictures:
     """Decode the frames at ascending display positions with decord.
@@ -97,22 +94,16 @@ def _decord_pictures(index: VideoIndex, positions: NDArray[np.int64]) -> Iterato
     # By default decord repeats another frame for one that it cannot decode, silently: allow none.
     reader = decord.VideoReader(str(index.path), num_threads=1, fault_tol=1e-9)
     _check_count("decord", index, len(reader), len(index.pts) + index.num_hidden)
-    keys = np.asarray(reader.get_key_indices(), dtype=np.int64)
-    straight = index.container not in _EXACT_SEEKS or index.num_hidden or index.by_count
-    if straight or not np.array_equal(keys, index.key_positions):
-        yield from _read_straight(reader, positions, keys)
-    else:
-        for first in range(0, len(positions), _BATCH_FRAMES):
-            yield from _from_decord(reader.get_batch(positions[first : first + _BATCH_FRAMES]))
+    yield from _read_straight(reader, positions, np.asarray(reader.get_key_indices(), dtype=np.int64))
 
 
 def _read_straight(reader: Any, positions: NDArray[np.int64], keys: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Read from the start without a seek, where decord (3.4) would return other frames after one, silently.
+    """Read from the start without a seek: decord (3.4) may return other frames after one, silently.
 
-    It trusts that a seek ends where it should, which it does not in AVI, ASF and transport streams. It numbers key
-    frames in decoding order, and counts those that an edit list hides: with open groups of pictures (x265's default)
-    that is a few frames too low, and it counts from there. `skip_frames` seeks too as soon as it passes one of decord's
-    key frames: pass those one by one.
+    It does so in H.264 without B-frames, of all files. It trusts that a seek ends where it should, which it does not in
+    AVI, ASF and transport streams. It numbers key frames in decoding order, and counts those that an edit list hides:
+    with open groups of pictures (x265's default) that is a few frames too low, and it counts from there. `skip_frames`
+    seeks too as soon as it passes one of decord's key frames: pass those one by one.
     """
     at = 0
     for position in positions.tolist():
