@@ -340,6 +340,16 @@ def test_templates_that_fail_are_one_line(
     )
 
 
+def test_debug_keeps_the_traceback_of_a_trial(
+    base: Path, copy: Callable[[Path], Path], predict: Any, tmp_path: Path
+) -> None:
+    folder = copy(base)
+    change(folder, "config.json", vision_config={"hidden_size": -3})
+    with pytest.raises(UnusableModelError) as caught:
+        main(["predict", str(tmp_path / "video.mp4"), "a dog", "--model", str(folder), "--debug"])
+    assert "in the trial:\nTraceback" in "".join(caught.value.__cause__.__notes__)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "large", "cut", "list", "deep"])
 def test_files_that_are_none(kind: str, base: Path, copy: Callable[[Path], Path]) -> None:
     folder = copy(base)
