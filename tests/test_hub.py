@@ -19,6 +19,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from hf_frameseg import _files, adapters, hub
@@ -677,6 +678,39 @@ def test_push_and_pull(trained: Any, save: Any, base: Path, online: Hub) -> None
     assert config.base_model == "owner/base"
     kwargs = {"base_model": base, "token": TOKEN}
     assert MomentRetriever.from_pretrained("me/adapter", model_kwargs=kwargs).config == config
+
+
+def test_the_base_comes_from_the_hub_by_its_commit(trained: Any, save: Any, base: Path, online: Hub) -> None:
+    online.repos["owner/base"] = [{path.name: path.read_bytes() for path in base.iterdir()}]
+    hub.push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
+    model, _, _ = hub.load_adapter("me/adapter", token=TOKEN)
+    assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
+    config = model.get_base_model().config
+    assert (config.name_or_path, config._commit_hash) == ("owner/base", "0" * 40)
+    online.repos["owner/base"].append(online.files("owner/base") | {"model.safetensors": broken(base)})
+    with pytest.raises(ValueError, match="^owner/base is not a usable model: .*lm_head.weight"):
+        hub.load_adapter("me/adapter", token=TOKEN)
+
+
+def test_an_adapter_records_the_commit_of_its_base(
+    base: Path, tiny_processor: Any, tmp_path: Path, online: Hub
+) -> None:
+    online.repos["owner/base"] = [{path.name: path.read_bytes() for path in base.iterdir()}]
+    model = load_base("owner/base", token=TOKEN)
+    model = get_peft_model(model, lora(model, init_lora_weights=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        folder = hub.save_adapter(model, tiny_processor, CONFIG, tmp_path / "adapter")
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert (written["base_model_name_or_path"], written["revision"]) == ("owner/base", "0" * 40)
+    hub.merge_and_save(folder, tmp_path / "merged", token=TOKEN)
+    assert "_commit_hash" not in (tmp_path / "merged" / "config.json").read_text()
+
+
+def broken(base: Path) -> bytes:
+    """Return the weights of a base without a part."""
+    state = load_file(base / "model.safetensors")
+    return safetensors_bytes({name: value for name, value in state.items() if "lm_head" not in name}, {"format": "pt"})
 
 
 def test_pushing_again_replaces_or_does_nothing(save: Any, online: Hub) -> None:

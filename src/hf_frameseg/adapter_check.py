@@ -58,6 +58,7 @@ def noise_batch(processor: ProcessorMixin, config: FrameSegmentationConfig) -> d
 def compare(
     model: PeftModel,
     base: str,
+    revision: str | None,
     adapter: Path,
     batch: Mapping[str, Tensor],
     start: Mapping[str, Tensor] | None,
@@ -71,6 +72,7 @@ def compare(
     Args:
         model: The trained model; it is left as it was.
         base: Folder or name of the base.
+        revision: Its commit or branch on the Hub.
         adapter: Folder of the converted adapter.
         batch: Model inputs with `attention_mask`; keys of the collator that are none are left out.
         start: The snapshot from before training where the adapter changed the base, else None.
@@ -81,7 +83,7 @@ def compare(
         ValueError: If they differ, with the difference and its cause.
     """
     original = model.get_base_model()
-    fresh = load_base(base, **_as_loaded_before(original))
+    fresh = load_base(base, revision=revision, **_as_loaded_before(original))
     if not getattr(original, "is_quantized", False):  # those stay where they are loaded
         fresh = fresh.to(original.device)
     lora = lora_config_from(check_texts(adapter)[ADAPTER_CONFIG_NAME])
@@ -111,11 +113,8 @@ def _as_loaded_before(original: PreTrainedModel) -> dict[str, Any]:
     parts = {name: getattr(config, name, None) for name in config.sub_configs}
     attention = {name: part._attn_implementation for name, part in parts.items() if part is not None}
     options = {"dtype": original.dtype, "attn_implementation": {"": config._attn_implementation, **attention}}
-    found = {
-        "revision": getattr(config, "_commit_hash", None),
-        "quantization_config": getattr(config, "quantization_config", None),
-    }
-    return options | {name: value for name, value in found.items() if value is not None}
+    quantization = getattr(config, "quantization_config", None)
+    return options if quantization is None else options | {"quantization_config": quantization}
 
 
 def _cause(model: PeftModel, loaded: PeftModel, base: str, start: Mapping[str, Tensor] | None) -> str:
@@ -139,6 +138,9 @@ def _changed_base_weights(model: PeftModel, loaded: PeftModel, start: Mapping[st
     adapter = next(iter(model.peft_config))
     for name, value in model.named_parameters():
         if "lora_" in name or "modules_to_save" in name:
+            continue
+        if name not in new or new[name].shape != value.shape:
+            yield name
             continue
         value, expected, layer = value.detach().cpu(), new[name].detach().cpu(), name.removesuffix(".base_layer.weight")
         if start is None or f"{layer}.lora_A.weight" not in start:

@@ -95,11 +95,13 @@ def save_adapter(
         )
     dtype = str(model.get_base_model().dtype).removeprefix("torch.")
     config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
-    base = _base_without_weights(model, loaded_from or name)
+    revision = lora_config_of(model).revision or getattr(model.get_base_model().config, "_commit_hash", None)
+    base = _base_without_weights(loaded_from or name, revision)
+    revision = getattr(base and base.config, "_commit_hash", revision)  # the commit that a branch stands for
     state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, base))
     lora.base_model_name_or_path = name
     if name == loaded_from:  # else the commit is one of another repository
-        lora.revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
+        lora.revision = revision
     card = model_card(config, metrics=metrics, recipe=recipe, dataset=dataset)
     batch = noise_batch(processor, config) if check_batch is None else check_batch
 
@@ -114,7 +116,7 @@ def save_adapter(
         _write_quantization(model, base, partial)
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
         with _keeping(partial, folder):
-            compare(model, loaded_from or name, partial, batch, start, tolerance, config.autocast)
+            compare(model, loaded_from or name, revision, partial, batch, start, tolerance, config.autocast)
     return folder
 
 
@@ -233,10 +235,10 @@ def _shared_name(loaded_from: str | None) -> str | None:
     return names.get(str(loaded_from), loaded_from)
 
 
-def _base_without_weights(model: PeftModel, base: str) -> PreTrainedModel | None:
+def _base_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
     """Return the base as its own files describe it; None if they cannot be read, which the comparison will say."""
     try:
-        return empty_base(base, getattr(model.get_base_model().config, "_commit_hash", None))
+        return empty_base(name, revision)
     except Exception:
         return None
 

@@ -114,6 +114,8 @@ def load_pretrained(
         return _load_adapter(folder, path_or_repo, base_model, {"token": token, **model_kwargs})
     config = _settings(folder, path_or_repo)
     processor = _load_processor(folder, path_or_repo, config.num_frames)
+    if _is_from_hub(path_or_repo):
+        revision = folder.name  # the commit: the branch may have moved since
     return load_base(path_or_repo, revision=revision, token=token, **model_kwargs), processor, config
 
 
@@ -146,7 +148,7 @@ def load_base(
     folder = _whole_model(name, revision, token)
     # By name for the Hub, so that the model says where it comes from.
     source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
-    if str(name) not in BUNDLED_BASES and not Path(name).is_dir():
+    if _is_from_hub(name):
         source = {"pretrained_model_name_or_path": str(name), "revision": folder.name, "token": token}
     with usable(name):
         shapes = check_model_folder(folder)
@@ -161,7 +163,7 @@ def load_base(
             ignore_mismatched_sizes=True,  # refused below, by name
         )
         _refuse_incomplete(found)
-    return model
+    return _with_commit(model, name, folder)
 
 
 def load_processor(
@@ -197,7 +199,8 @@ def empty_base(name: str | Path, revision: str | None = None) -> PreTrainedModel
     Returns:
         The model on the device "meta".
     """
-    return empty_model(_whole_model(name, revision, None))
+    folder = _whole_model(name, revision, None)
+    return _with_commit(empty_model(folder), name, folder)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -317,6 +320,18 @@ def _whole_model(name: str | Path | None, revision: str | None, token: str | Non
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {printable(name)}, and it is no owner/name of the Hub: check the path")
     return folder
+
+
+def _is_from_hub(name: str | Path) -> bool:
+    """Tell whether the name of something that was found is one of the Hub."""
+    return str(name) not in BUNDLED_BASES and not Path(name).is_dir()
+
+
+def _with_commit(model: PreTrainedModel, name: str | Path, folder: Path) -> PreTrainedModel:
+    """Let a model from the Hub say its commit, which transformers (5.24) forgets and an adapter must record."""
+    if _is_from_hub(name):
+        model.config._commit_hash = folder.name
+    return model
 
 
 def _settings(folder: Path, name: str | Path) -> FrameSegmentationConfig:
