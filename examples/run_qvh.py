@@ -343,6 +343,8 @@ def naming_what_is_kept(trainer: SegmentationSeq2SeqTrainer, saved: Path | None 
     """Say, when a run breaks off, what it leaves behind and how to go on."""
     try:
         yield
+    except SystemExit:
+        raise  # it has said why
     except BaseException:
         checkpoint, _ = last_whole_checkpoint(trainer.args.output_dir, trainer.args.world_size)
         if saved is not None:

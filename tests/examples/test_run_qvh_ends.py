@@ -166,7 +166,11 @@ class Terminate(TrainerCallback):
 
 
 def test_a_sigterm_ends_the_run_with_a_checkpoint_and_no_scores(
-    qvh: ModuleType, qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qvh: ModuleType,
+    qvh_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     build = qvh.build_trainer
 
@@ -182,6 +186,8 @@ def test_a_sigterm_ends_the_run_with_a_checkpoint_and_no_scores(
             qvh_run(tmp_path / "cut", *options)
     assert ended.value.code == 128 + signal.SIGTERM
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint-1"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == f"[run_qvh] terminated after step 1 of 3; go on with {QVH_RESUME}"
     qvh_run(tmp_path / "cut", *options, "--resume_from_checkpoint=true")
     qvh_run(tmp_path / "straight", *options)
     assert same(tmp_path / "cut" / "model", tmp_path / "straight" / "model")
