@@ -187,6 +187,13 @@ def _scoring(stage: Stage) -> None:
     _write_rows(stage.folder / "broken.jsonl", preds)
     (stage.folder / "QVH").mkdir()
     _write_rows(stage.folder / "QVH" / "highlight_test_with_gt.jsonl", _rows(TRUTH))
+    video = {"video": "a", "query": "grooming a dog", "duration": 20}
+    _write_rows(stage.folder / "tvsum.jsonl", [{**video, "saliency": [[1 + n % 5] * 20 for n in range(20)]}])
+    _write_rows(stage.folder / "youtube.jsonl", [{**video, "saliency": [-1, 0, 1, 1, -1]}])
+    for name, num_clips in {"tvsum": 20, "youtube": 5}.items():
+        answer = {"qid": 0, "vid": "a", "query": video["query"], "pred_relevant_windows": [[0.0, 20.0, 1.0]]}
+        answer["pred_saliency_scores"] = [n / num_clips for n in range(num_clips)]
+        _write_rows(stage.folder / f"{name}_preds.jsonl", [answer])
 
 
 def _is_a_submission_line(stage: Stage, block: Block) -> None:
@@ -400,7 +407,11 @@ REHEARSALS: dict[str, Rehearsal] = {
     ),
     "docs/scoring.md": Rehearsal(
         _scoring,
-        shorter={"--split test": "--split test --data-dir QVH"},
+        shorter={
+            "--split test": "--split test --data-dir QVH",
+            "preds.jsonl --ground-truth tvsum": "tvsum_preds.jsonl --ground-truth tvsum",
+            "preds.jsonl --ground-truth youtube": "youtube_preds.jsonl --ground-truth youtube",
+        },
         shown={'{"qid": 2579': _is_a_submission_line},
     ),
 }

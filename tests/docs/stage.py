@@ -20,7 +20,7 @@ from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.data.synthetic import write_dataset
 
 HERE = Path(__file__).parent
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 1200  # the machine may be busy; nothing waits for it
 QWEN, XGENMM = "Qwen/Qwen2-VL-2B-Instruct", "Salesforce/xgen-mm-phi3-mini-instruct-interleave-r-v1.5"
 
 
