@@ -18,7 +18,7 @@ from pages import FENCE, PAGES, ROOT  # noqa: E402
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|jsonl?|md)")
-MADE = ("runs/", "blip3_mr/")  # what a run leaves; a repository that is quoted
+MADE = ("runs/", "blip3_mr/", "datasets/")  # what a run leaves; repositories that are quoted
 OTHERS = {  # options of commands that are not ours and not accelerate's
     "--cov": "pytest-cov",
     "--depth": "git clone",
