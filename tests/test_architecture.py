@@ -40,6 +40,8 @@ LEVELS = {
 }
 ONE_ROOM = {
     "training_args": "trainer",
+    "trainer_checks": "trainer",
+    "row_loaders": "trainer",
     "evaluated_rows": "trainer",
     "adapter_check": "hub",
     "model_card": "hub",

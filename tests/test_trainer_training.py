@@ -17,7 +17,8 @@ from transformers.trainer_utils import BestRun
 
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.streaming import FrameStream, find_shards, save_shards
-from hf_frameseg.trainer import SegmentationSeq2SeqTrainer, _check_processes
+from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.trainer_checks import check_processes
 from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
 Rows = list[dict[str, Any]]
@@ -353,7 +354,7 @@ def test_an_engine_that_would_not_run_is_refused(
     trainer = make_trainer(rows)
     trainer.args.deepspeed_plugin = SimpleNamespace(zero_stage=2)  # DeepSpeed is not installed here
     with pytest.raises(ValueError, match="DEEPSPEED was asked for, and accelerate would train with NO instead"):
-        _check_processes(trainer)
+        check_processes(trainer)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
     with pytest.raises(ValueError, match="FSDP was asked for, and accelerate would train with NO instead") as caught:
         make_trainer(rows)

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import torch
 import torch.nn.functional as F
-from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
 from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import seed_worker
 
 from hf_frameseg.checkpoints import StopAtSigterm, record_processes
 from hf_frameseg.data.encoding import TARGET_KEYS, drop_answers
@@ -33,30 +27,25 @@ from hf_frameseg.data.row_numbers import (
     NO_ROW,
     ROW_NUMBER,
     ROWS,
-    NumberedCollator,
-    NumberedRows,
-    NumberedStream,
-    ProcessBatchSampler,
 )
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.precision import autocasting
 from hf_frameseg.evaluated_rows import EvaluatedRows
 from hf_frameseg.labels import BinaryLabels
 from hf_frameseg.losses import FrameSegmentationLoss, weighted_sum
+from hf_frameseg.row_loaders import RowLoaders
+from hf_frameseg.trainer_checks import check_arguments, check_processes
 from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from peft import PeftConfig
-    from torch.utils.data import Dataset, Sampler
     from transformers import TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import EvalLoopOutput
 
-logger = logging.getLogger(__name__)
 
-
-class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
+class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
     """Train a multimodal LLM to answer with one digit per frame, on token and on frame level at once.
 
     The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a
@@ -98,7 +87,7 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         args = SegmentationSeq2SeqTrainingArguments("tmp_trainer") if args is None else args
-        _check_arguments(args, data_collator, kwargs)
+        check_arguments(args, data_collator, kwargs)
         if peft_config is not None:
             model = None if model is None else _with_adapter(model, peft_config)
             if kwargs.get("model_init") is not None:
@@ -110,7 +99,7 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         if kwargs.get("eval_dataset") is not None:
             self._check_eval_data_collator()
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        _check_processes(self)
+        check_processes(self)
         self.add_callback(_TrainingBegins(self))
         self._stop: StopAtSigterm | None = None
         if self.args.enable_jit_checkpoint:
@@ -378,103 +367,6 @@ class SegmentationSeq2SeqTrainer(Seq2SeqTrainer):
         finally:
             self.is_deepspeed_enabled = True
 
-    # ---- Loaders -----------------------------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Return the training loader: every row once an epoch, without those whose video could not be read."""
-        if self.train_dataset is None:
-            raise ValueError("training needs rows: pass train_dataset.")
-        rows = _with_frames(self.train_dataset)
-        return self._loader(rows, self.data_collator, self._train_batch_size, is_training=True)
-
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Return the evaluation loader, with the evaluation collator: every row once.
-
-        Args:
-            eval_dataset: Rows, or the name of one of several evaluation sets; None takes the trainer's.
-        """
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-        if rows is None:
-            raise ValueError("evaluation needs rows: pass eval_dataset.")
-        return self.get_test_dataloader(rows)
-
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Return the test loader, with the evaluation collator: every row once.
-
-        Args:
-            test_dataset: Rows.
-        """
-        self._check_eval_data_collator()
-        return self._loader(test_dataset, self.eval_data_collator, self.args.eval_batch_size, is_training=False)
-
-    def _loader(self, rows: Any, collator: Callable, batch_size: int, *, is_training: bool) -> DataLoader:
-        """Return a loader of this process's batches."""
-        columns = () if is_training else ("qid", *getattr(self.compute_metrics, "columns", ()))
-        options: dict[str, Any] = {
-            "collate_fn": NumberedCollator(collator, columns),
-            "num_workers": self.args.dataloader_num_workers,
-            "pin_memory": self.args.dataloader_pin_memory,
-            "persistent_workers": is_training and self.args.dataloader_persistent_workers,
-            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
-            "prefetch_factor": self.args.dataloader_prefetch_factor,
-            "in_order": self.args.dataloader_in_order,
-        }
-        if is_training:
-            seeds = {"num_workers": self.args.dataloader_num_workers, "rank": self.args.process_index}
-            options["worker_init_fn"] = partial(seed_worker, **seeds)
-        place = (batch_size, self.args.process_index, self.args.world_size)
-        drop_last = is_training and self.args.dataloader_drop_last
-        if isinstance(rows, IterableDataset):
-            sized = is_training or not self.args.dataloader_num_workers
-            loader = DataLoader(NumberedStream(rows, *place, drop_last, sized), batch_size=None, **options)
-        else:
-            rows = _as_written(rows)
-            sampler = self._sampler(rows) if is_training else self._get_eval_sampler(rows) or SequentialSampler(rows)
-            batches = ProcessBatchSampler(sampler, *place, drop_last, self._order_seed)
-            loader = DataLoader(NumberedRows(rows), batch_sampler=batches, **options)
-        # accelerate moves the batches; which rows are whose is settled.
-        loader = prepare_data_loader(
-            loader,
-            device=self.accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=self.accelerator.device_placement,
-            dispatch_batches=False,
-            non_blocking=self.accelerator.non_blocking,
-        )
-        loader._is_accelerate_prepared = True
-        return loader
-
-    @property
-    def _order_seed(self) -> int:
-        """Return the seed of the order of the rows."""
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _sampler(self, rows: Any) -> Sampler[int]:
-        """Return the order of training; a random one is the same on every process and differs between epochs."""
-        sampler = self._get_train_sampler(rows)
-        if type(sampler) is RandomSampler:
-            return SeedableRandomSampler(rows, data_seed=self._order_seed)
-        return sampler
-
-    def num_examples(self, dataloader: DataLoader) -> int:
-        """Return the number of rows behind a loader.
-
-        Args:
-            dataloader: One of this trainer's.
-        """
-        rows = getattr(dataloader, "dataset", None)
-        return len(rows.stream) if isinstance(rows, NumberedStream) else super().num_examples(dataloader)
-
-    def _check_eval_data_collator(self) -> None:
-        """Refuse to evaluate with a collator that may draw frames and corrupt digits."""
-        if self.eval_data_collator is None:
-            raise ValueError(
-                "evaluation needs a collator without random frames and digits, and data_collator has no "
-                "for_evaluation() to make one: pass eval_data_collator=..., or subclass FrameSegmentationCollator."
-            )
-
     # ---- Search ------------------------------------------------------------------------------------------------------
 
     def hyperparameter_search(
@@ -573,44 +465,6 @@ class _TrainingBegins(TrainerCallback):
         self.next_epoch += 1
 
 
-def _check_arguments(args: Any, data_collator: Any, kwargs: dict[str, Any]) -> None:
-    """Refuse what cannot be trained with, before anything is loaded."""
-    if data_collator is None:
-        raise ValueError("data_collator is missing: pass FrameSegmentationCollator(processor=..., labels=...).")
-    if not isinstance(args, SegmentationSeq2SeqTrainingArguments):
-        raise ValueError(
-            f"args must be SegmentationSeq2SeqTrainingArguments, got {type(args).__name__}: the weights of the losses "
-            "are in them, and it takes all arguments of the other."
-        )
-    if kwargs.get("compute_loss_func") is not None:
-        raise ValueError(
-            "compute_loss_func is not supported: put a loss of frames into LOSSES, or override loss_parts or "
-            "compute_loss."
-        )
-
-
-def _check_processes(trainer: SegmentationSeq2SeqTrainer) -> None:
-    """Refuse launches that would not be what was asked for, or split a batch where it cannot be split."""
-    kind = trainer.accelerator.distributed_type
-    asked = {
-        "FSDP": bool(trainer.args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP"),
-        "DEEPSPEED": trainer.args.deepspeed_plugin is not None or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
-    }
-    for name, wanted in asked.items():
-        if wanted and kind != name and not trainer.is_fsdp_xla_enabled:
-            raise ValueError(
-                f"{name} was asked for, and accelerate would train with {kind.value} instead: {name} does not run on "
-                "CPU or in a single process without a launcher; leave it out, or launch on GPUs."
-            )
-    if trainer.args.n_gpu > 1:
-        raise ValueError(
-            f"one process cannot share a batch among {trainer.args.n_gpu} GPUs: start one per GPU with "
-            "`accelerate launch`, or show one with CUDA_VISIBLE_DEVICES=0."
-        )
-    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
-        raise ValueError("tensor, context and sequence parallelism are not supported: a process needs rows of its own.")
-
-
 def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
     """Count the rows of batches, without those that only keep a process in step."""
     counts = [
@@ -618,31 +472,6 @@ def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> T
         for batch in batches
     ]
     return torch.stack([count.to(device) for count in counts]).sum()
-
-
-def _with_frames(rows: Any) -> Any:
-    """Leave out rows whose video could not be read; the collator refuses those of a stream."""
-    if isinstance(rows, datasets.Dataset):
-        missing = rows.with_format(None)["frames_missing"] if "frames_missing" in rows.column_names else []
-    elif isinstance(rows, Sequence):
-        missing = [bool(row.get("frames_missing")) for row in rows]
-    else:
-        return rows
-    kept = [index for index, is_missing in enumerate(missing) if not is_missing]
-    if len(kept) == len(missing):
-        return rows
-    logger.warning("%d of %d queries are not learnt from: their videos could not be read", *_lost(missing))
-    return rows.select(kept) if isinstance(rows, datasets.Dataset) else [rows[index] for index in kept]
-
-
-def _lost(missing: Sequence[bool]) -> tuple[int, int]:
-    return sum(missing), len(missing)
-
-
-def _as_written(rows: Any) -> Any:
-    """Undo `set_format`, which would round durations and windows to single precision."""
-    is_formatted = isinstance(rows, datasets.Dataset) and rows.format["type"] not in (None, "custom")
-    return rows.with_format(None) if is_formatted else rows
 
 
 @contextmanager

@@ -115,9 +115,7 @@ def test_what_is_no_file_of_rows_is_one_line(
     assert "Traceback" not in captured.err
 
 
-def test_a_name_that_no_file_can_have_is_one_line(
-    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_that_no_file_can_have_is_one_line(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("score", "b" * 5000, "--ground-truth", files[1]) == 2
     assert one_line(capsys.readouterr().err).endswith("b: File name too long; check the path\n")
 
