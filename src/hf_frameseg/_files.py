@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -49,7 +50,8 @@ def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
                 yield device
             return
         target = _real(path)
-        part = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+        # Threads, and machines that share a disk, may write the same file; who cleans up reads the process number.
+        part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
                 yield file
@@ -118,7 +120,7 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str
         refuse_to_overwrite(output, inputs, option)
         if Path(output).exists() and not Path(output).is_file():
             continue  # what a device gets is not replaced
-        other = taken.setdefault(_real(Path(output)), option)
+        other = taken.setdefault(os.path.realpath(output), option)  # which, unlike `resolve`, bears links in a circle
         if other != option:
             raise ValueError(f"{other} and {option} both name {output}: only one would be left; name another file")
 

@@ -187,7 +187,7 @@ def test_wrong_options_are_one_line(
 
 def test_the_annotations_are_never_overwritten(annotations: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = annotations.read_bytes()
-    assert "is an input as well" in error_of(capsys, annotations, "--json", annotations)
+    assert "is an input: it would be overwritten" in error_of(capsys, annotations, "--json", annotations)
     assert annotations.read_bytes() == before
 
 

@@ -382,10 +382,13 @@ def test_columns_keep_their_type_without_any_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--json", "folder"], "--json folder is a folder; expected a file to write"),
-        (["--json", "p.jsonl"], "--json p.jsonl is an input as well; name another file"),
-        (["--json", "linked.jsonl"], "--json linked.jsonl is an input as well"),
-        (["--json", "x.csv", "--per-query", "./x.csv"], "--per-query x.csv is --json as well"),
+        (["--json", "folder"], "--json folder is a folder; name a file in it"),
+        (["--json", "p.jsonl"], "--json p.jsonl is an input: it would be overwritten"),
+        (["--json", "linked.jsonl"], "--json linked.jsonl is an input"),
+        (
+            ["--json", "x.csv", "--per-query", "./x.csv"],
+            "--json and --per-query both name x.csv",
+        ),
         (["--per-query", "q.xlsx"], "expected a name that ends in .parquet or .csv or .jsonl"),
         (["--json", "p.jsonl/x.json"], "cannot write p.jsonl/x.json ("),
         (["--json", "/dev/full"], "cannot write /dev/full (No space left on device); name a place"),

@@ -187,9 +187,11 @@ def test_a_kill_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
     folder = tmp_path / "annotations"
     assert list(folder.iterdir()) == []
     (folder / f".{NAME}.{process.pid}.part").write_bytes(b"half")  # killed while it wrote
-    (folder / f".{NAME}.{os.getpid()}.part").write_bytes(b"half")  # of a process that is still at it
+    (folder / f".{NAME}.0abc.{process.pid}.part").write_bytes(b"half")
+    going_on = f".{NAME}.1def.{os.getpid()}.part"
+    (folder / going_on).write_bytes(b"half")  # of a process that is still at it
     fetch_annotations("val", tmp_path)
-    assert [path.name for path in folder.iterdir()] == [NAME]
+    assert {path.name for path in folder.iterdir()} == {NAME, going_on}
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no-address", "ftp://127.0.0.1/x", "http://"])

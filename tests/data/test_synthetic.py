@@ -308,8 +308,12 @@ def test_killed_it_leaves_no_process_and_nothing_half_and_goes_on(tmp_path: Path
         "synthetic.write_dataset(sys.argv[1], num_proc=2, progress=False, **json.loads(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", script, str(killed), json.dumps(settings)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        workers = [os.pidfd_open(int(process.stdout.readline())) for _ in range(2)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+        workers = []
+        while len(workers) < 2:
+            told, _, _ = select.select([process.stdout], [], [], 300)
+            assert told, f"{len(workers)} of 2 workers reached their fourth video"
+            workers += [os.pidfd_open(int(line)) for line in os.read(process.stdout.fileno(), 100).split()]
         with pytest.raises(ValueError, match="another process writes into .*; wait for it or choose another folder"):
             write_dataset(killed, progress=False, **settings)
         process.kill()  # the main process alone

@@ -66,8 +66,9 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 
 def _audit(options: argparse.Namespace) -> None:
     """Check, measure, write, print: a closed pipe shall not cost a file."""
+    from hf_frameseg._files import check_outputs
     from hf_frameseg.cli.ground_truth import resolve_ground_truth
-    from hf_frameseg.cli.score_files import check_outputs, write_json
+    from hf_frameseg.cli.score_files import write_json
     from hf_frameseg.data.annotation_files import read_annotation_file
 
     if options.output is not None:

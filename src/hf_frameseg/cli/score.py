@@ -87,7 +87,8 @@ def _whole_number(text: str) -> int:
 
 def _score(options: argparse.Namespace) -> None:
     """Read, check, score, write, print."""
-    from hf_frameseg.cli.score_files import check_outputs
+    from hf_frameseg._files import check_outputs
+    from hf_frameseg.cli.score_files import check_table
     from hf_frameseg.metrics import MAX_RESAMPLES, read_submission
     from hf_frameseg.metrics.submission import check_thresholds
 
@@ -99,6 +100,7 @@ def _score(options: argparse.Namespace) -> None:
     options.r1 = check_thresholds(options.r1)
     check_highlight_options(options)
     outputs = {"--json": options.json, "--per-query": options.per_query}
+    check_table(options.per_query)
     check_outputs(outputs, [path for path in (*paths, options.ground_truth) if path not in (None, STDIN)])
     if STDIN in paths and sys.stdin is None:
         raise ValueError("standard input is closed; name a file in place of -")

@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg import __version__
-from hf_frameseg._files import atomic_write, refuse_to_overwrite
+from hf_frameseg._files import atomic_write
 from hf_frameseg._text import printable
 from hf_frameseg.metrics import Interval, Outcomes, count_queries, mean_iou, query_table, recall_at
 
@@ -87,29 +86,17 @@ def query_columns(scored: Scored, ground_truth: Sequence[Mapping[str, Any]]) -> 
     }
 
 
-def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
-    """Refuse what could not be written, or would destroy an input, before anything is scored.
+def check_table(path: Path | None) -> None:
+    """Refuse a table of queries in a form that nobody knows, before anything is scored.
 
     Args:
-        outputs: Option -> path.
-        inputs: Files that are read.
+        path: Of `--per-query`; None is fine.
 
     Raises:
-        ValueError: If a path is a folder, an input, given twice, or has a suffix nobody knows.
+        ValueError: If its name ends otherwise.
     """
-    seen: dict[str, str] = {os.path.realpath(path): "an input" for path in inputs}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            raise ValueError(f"{option} {path} is a folder; expected a file to write; add a file name")
-        real = os.path.realpath(path)  # which, unlike `resolve`, bears links in a circle
-        if real in seen and not _is_device(path):
-            raise ValueError(f"{option} {path} is {seen[real]} as well; name another file")
-        refuse_to_overwrite(path, inputs, option)
-        if option == "--per-query" and path.suffix not in TABLE_SUFFIXES:
-            raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
-        seen[real] = option
+    if path is not None and path.suffix not in TABLE_SUFFIXES:
+        raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -197,8 +184,3 @@ def _json_number(value: Any) -> Any:
 def _text(value: Any) -> str | None:
     """Write a value of any type as text that every file format can hold (JSON may name half characters)."""
     return None if value is None else str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_device(path: Path) -> bool:
-    """Tell whether something other than a file is there, such as /dev/null or a pipe."""
-    return path.exists() and not path.is_file()

@@ -62,7 +62,8 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 
 def _verify(options: argparse.Namespace) -> int:
     """Check, write, print."""
-    from hf_frameseg.cli.score_files import check_outputs, write_json
+    from hf_frameseg._files import check_outputs
+    from hf_frameseg.cli.score_files import write_json
 
     has_videos = options.data_dir is not None or options.table is not None
     if not has_videos and options.cache is None:
