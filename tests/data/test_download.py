@@ -180,9 +180,12 @@ def test_what_opens_a_mirror_is_not_printed(
 def test_a_kill_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
     mirror.together = threading.Barrier(2)
     process = child(tmp_path)
-    mirror.together.wait(timeout=60)  # it has asked
+    while mirror.together.n_waiting == 0:  # until it has asked
+        assert process.poll() is None
+        os.sched_yield()
     process.kill()
     process.communicate()
+    mirror.together.wait(timeout=60)
     mirror.together = None
     folder = tmp_path / "annotations"
     assert list(folder.iterdir()) == []
