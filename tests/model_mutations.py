@@ -375,7 +375,7 @@ def _file(folder: Path, draw: random.Random, mark: Path) -> str:
 
 
 def run_apart(
-    action: Callable[[], int], folder: Path, limit_seconds: float = 300
+    action: Callable[[], int], folder: Path, limit_seconds: float = 900
 ) -> tuple[int | None, str, float, int]:
     """Run a command in a copy of this process that answers "y" to every question.
 
