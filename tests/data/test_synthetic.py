@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_frameseg.cli import main
 from hf_frameseg.data import synthetic
 from hf_frameseg.data.annotations import read_annotations
 from hf_frameseg.data.synthetic import (
@@ -414,3 +415,12 @@ def test_a_number_of_processes_that_no_machine_runs_is_refused(tmp_path: Path, n
 def test_unknown_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="shape must be one of"):
         synthetic._gauge("heart", np.zeros((1, 1)), np.zeros((1, 1)))
+
+
+def test_the_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["synth", "--help"])
+    shown = " ".join(capsys.readouterr().out.split()).partition("options:")[2]
+    defaults = vars(synthetic.SyntheticSettings())
+    for option, name in (("num-train", "num_train_videos"), ("num-val", "num_val_videos"), ("seed", "seed")):
+        assert f"(default: {defaults[name]})" in shown.partition(f"--{option} N")[2].partition(" --")[0]

@@ -17,10 +17,11 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         description="Write a data set of synthetic H.264 videos in the layout of QVHighlights.",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to fill")
-    for split in ("train", "val", "test"):
-        parser.add_argument(f"--num-{split}", metavar="N", type=int, help=f"videos of the {split} split")
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of everything that is random")
-    parser.add_argument("--num-proc", metavar="N", type=int, help="processes that draw and encode")
+    for split, default in (("train", 400), ("val", 100), ("test", 50)):
+        text = f"videos of the {split} split (default: {default})"
+        parser.add_argument(f"--num-{split}", metavar="N", type=int, help=text)
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of everything that is random (default: 0)")
+    parser.add_argument("--num-proc", metavar="N", type=int, help="processes that draw and encode (default: 1)")
     parser.set_defaults(run=_synth)
 
 
