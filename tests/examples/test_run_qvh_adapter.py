@@ -58,7 +58,7 @@ def run(tmp_path: Path, tiny_model: Any, tiny_processor: Any, monkeypatch: pytes
             "save_steps": 1,
             "learning_rate": 1e-2,
             "lr_scheduler_type": "constant",
-            "loss_warmup_steps": 0,
+            "loss_warmup_steps": 1,
             "lora_r": 4,
             "lora_dropout": 0,
             "num_figures": 0,
