@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +17,6 @@ from PIL import Image
 from hf_frameseg import __version__
 from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.data.annotations import read_annotations
-from hf_frameseg.data.synthetic import write_dataset
 from hf_frameseg.decoding.frames_file import read_frames_file
 from hf_frameseg.decoding.settings import ProposalSettings
 from hf_frameseg.metrics import HEADLINE_COLUMNS, evaluate_submission, validate_submission
@@ -32,53 +29,12 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("run_qvh", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["run_qvh"] = module  # HfArgumentParser looks the fields' types up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["run_qvh"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "synthetic"
-    counts = {"num_train_videos": 4, "num_val_videos": 2, "num_test_videos": 1}
-    return write_dataset(folder, progress=False, size_pixels=64, fps=1, **counts)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_processor: Any) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_model.save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
-    FrameSegmentationConfig(num_frames=5, prompt="compact", frame_size=16).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(script: ModuleType, data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    cache = tmp_path_factory.mktemp("cache")
+def run(qvh: ModuleType, qvh_options: dict[str, Any]) -> Run:
+    options = qvh_options | {"num_figures": 2, "controls": "true"}
 
     def call(output: Path, *more: str) -> dict[str, Any]:
-        options = {
-            "model_name_or_path": base,
-            "data_dir": data,
-            "cache_dir": cache,
-            "output_dir": output,
-            "frame_format": "raw",
-            "use_cpu": "true",
-            "report_to": "none",
-            "disable_tqdm": "true",
-            "max_steps": 2,
-            "save_steps": 1,
-            "logging_steps": 1,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-2,
-            "num_figures": 2,
-        }
-        return script.main([*(f"--{name}={value}" for name, value in options.items()), *more])
+        words = (f"--{name}={value}" for name, value in {**options, "output_dir": output}.items())
+        return qvh.main([*words, *more])
 
     return call
 
@@ -102,9 +58,11 @@ def test_metrics_file_has_a_row_per_control_under_official_names(first: tuple[Pa
             assert row[key] == row["brief"][key]  # also where a reader looks for them
 
 
-def test_submission_is_official_and_scores_what_the_table_says(first: tuple[Path, dict[str, Any]], data: Path) -> None:
+def test_submission_is_official_and_scores_what_the_table_says(
+    first: tuple[Path, dict[str, Any]], qvh_data: Path
+) -> None:
     output, results = first
-    truth = read_annotations(data / "highlight_val_release.jsonl")
+    truth = read_annotations(qvh_data / "highlight_val_release.jsonl")
     submission = [json.loads(line) for line in (output / "hl_val_submission.jsonl").read_text().splitlines()]
     assert [row["qid"] for row in submission] == [row["qid"] for row in truth]
     assert validate_submission(submission, truth) == []
@@ -129,9 +87,9 @@ def test_every_row_says_how_it_was_made(first: tuple[Path, dict[str, Any]]) -> N
     assert rows["model"]["MR-full-mAP"] >= rows["model, windows by runs"]["MR-full-mAP"]
 
 
-def test_every_row_can_be_scored_again_from_its_frames(first: tuple[Path, dict[str, Any]], data: Path) -> None:
+def test_every_row_can_be_scored_again_from_its_frames(first: tuple[Path, dict[str, Any]], qvh_data: Path) -> None:
     output, results = first
-    truth = read_annotations(data / "highlight_val_release.jsonl")
+    truth = read_annotations(qvh_data / "highlight_val_release.jsonl")
     names = {f"hl_val_{name.replace(' ', '_')}.jsonl": name for name in CONTROLS}
     assert {path.name for path in (output / "frames").iterdir()} == names.keys()
     files = {name: output / "frames" / file for file, name in names.items()}
@@ -146,29 +104,29 @@ def test_every_row_can_be_scored_again_from_its_frames(first: tuple[Path, dict[s
             assert [json.loads(line) for line in written] == submission
 
 
-def test_the_table_names_both_decoders(script: ModuleType, first: tuple[Path, dict[str, Any]]) -> None:
-    lines = script.table(first[1]).splitlines()
+def test_the_table_names_both_decoders(qvh: ModuleType, first: tuple[Path, dict[str, Any]]) -> None:
+    lines = qvh.table(first[1]).splitlines()
     assert [line[: max(map(len, ROWS))].strip() for line in lines] == ["", *ROWS]
 
 
-def test_the_model_was_trained_and_is_whole(first: tuple[Path, dict[str, Any]], base: Path) -> None:
+def test_the_model_was_trained_and_is_whole(first: tuple[Path, dict[str, Any]], qvh_base: Path) -> None:
     from safetensors.torch import load_file
 
-    before, after = (load_file(folder / "model.safetensors") for folder in (base, first[0] / "model"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (qvh_base, first[0] / "model"))
     assert before.keys() == after.keys()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert all("vision_tower" not in name for name in moved)  # frozen by default
     assert {name for name in before if "vision_tower" not in name} == moved
-    assert FrameSegmentationConfig.load(first[0] / "model") == FrameSegmentationConfig.load(base)
+    assert FrameSegmentationConfig.load(first[0] / "model") == FrameSegmentationConfig.load(qvh_base)
 
 
-def test_the_trained_model_answers(first: tuple[Path, dict[str, Any]], data: Path) -> None:
+def test_the_trained_model_answers(first: tuple[Path, dict[str, Any]], qvh_data: Path) -> None:
     from hf_frameseg.inference import MomentRetriever
 
-    truth = read_annotations(data / "highlight_val_release.jsonl")[0]
+    truth = read_annotations(qvh_data / "highlight_val_release.jsonl")[0]
     submitted = json.loads((first[0] / "hl_val_submission.jsonl").read_text().splitlines()[0])
     retriever = MomentRetriever.from_pretrained(first[0] / "model")
-    prediction = retriever(data / "videos" / f"{truth['vid']}.mp4", truth["query"])
+    prediction = retriever(qvh_data / "videos" / f"{truth['vid']}.mp4", truth["query"])
     found = [[moment.start, moment.end] for moment in prediction.moments]
     # The submission has further candidates below what the model marked.
     assert found == [window[:2] for window in submitted["pred_relevant_windows"][: len(found)]]
@@ -221,17 +179,17 @@ def arguments(*more: str) -> list[str]:
     return ["--data_dir=data", "--output_dir=out", "--use_cpu=true", "--report_to=none", *more]
 
 
-def test_the_command_line_overrides_the_recipe(script: ModuleType) -> None:
-    _, data_args, run_args, training_args = script.parse(arguments())
+def test_the_command_line_overrides_the_recipe(qvh: ModuleType) -> None:
+    _, data_args, run_args, training_args = qvh.parse(arguments())
     assert run_args.recipe == "default"
     assert data_args.prefix_corruption == 0.3
-    _, data_args, _, training_args = script.parse(arguments("--prefix_corruption=0.1", '--loss_weights={"lm": 1}'))
+    _, data_args, _, training_args = qvh.parse(arguments("--prefix_corruption=0.1", '--loss_weights={"lm": 1}'))
     assert data_args.prefix_corruption == 0.1
     assert training_args.loss_schedule(max_steps=1).at(0) == {"lm": 1.0}
 
 
-def test_the_papers_recipe_is_the_papers(script: ModuleType) -> None:
-    model_args, data_args, _, args = script.parse(arguments("--recipe=paper", "--bf16=false"))
+def test_the_papers_recipe_is_the_papers(qvh: ModuleType) -> None:
+    model_args, data_args, _, args = qvh.parse(arguments("--recipe=paper", "--bf16=false"))
     assert (data_args.num_frames, data_args.prompt, data_args.prefix_corruption) == (25, "paper", 0.0)
     assert (model_args.lora_r, model_args.lora_alpha, model_args.freeze_vision) == (16, 16, True)
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 2 == 128  # two GPUs
@@ -241,16 +199,16 @@ def test_the_papers_recipe_is_the_papers(script: ModuleType) -> None:
     assert args.frame_losses()["bce"].pos_weight == 2.3378
 
 
-def test_a_recipe_may_be_any_file(script: ModuleType, tmp_path: Path) -> None:
+def test_a_recipe_may_be_any_file(qvh: ModuleType, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("num_frames: 7\nloss_weights: {bce: 1}\n")
-    _, data_args, _, training_args = script.parse(arguments(f"--recipe={recipe}"))
+    _, data_args, _, training_args = qvh.parse(arguments(f"--recipe={recipe}"))
     assert data_args.num_frames == 7
     assert training_args.loss_schedule(max_steps=1).at(0) == {"lm": 0.0, "bce": 1.0}
 
 
 def test_wrong_arguments_are_one_clear_line(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qvh: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text("learning_rat: 1\n")
@@ -261,27 +219,27 @@ def test_wrong_arguments_are_one_clear_line(
     ]
     for more, message in cases:
         with pytest.raises(SystemExit) as caught:
-            script.parse(arguments(*more))
+            qvh.parse(arguments(*more))
         assert caught.value.code == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_videos_that_cannot_be_read_are_scored_but_teach_nothing(
-    script: ModuleType, data: Path, base: Path, tmp_path: Path
+    qvh: ModuleType, qvh_data: Path, qvh_base: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
-    shutil.copytree(data, folder)
+    shutil.copytree(qvh_data, folder)
     lost = {}
     for split in ("train", "val"):
         rows = read_annotations(folder / f"highlight_{split}_release.jsonl")
         (folder / "videos" / f"{rows[0]['vid']}.mp4").unlink()
         lost[split] = ([row["qid"] for row in rows], [row["qid"] for row in rows if row["vid"] == rows[0]["vid"]])
-    model_args, data_args, _, training_args = script.parse(
-        [f"--data_dir={folder}", f"--output_dir={tmp_path}/run", f"--model_name_or_path={base}", "--on_error=blank"]
+    model_args, data_args, _, training_args = qvh.parse(
+        [f"--data_dir={folder}", f"--output_dir={tmp_path}/run", f"--model_name_or_path={qvh_base}", "--on_error=blank"]
         + [f"--cache_dir={tmp_path}/cache", "--use_cpu=true", "--frame_size=16"]
     )
-    task = script.task_config(model_args, data_args, training_args)
-    train, evaluation = script.load_rows(data_args, task, training_args)
+    task = qvh.task_config(model_args, data_args, training_args)
+    train, evaluation = qvh.load_rows(data_args, task, training_args)
     assert train["qid"][:] == [qid for qid in lost["train"][0] if qid not in lost["train"][1]] != []
     assert evaluation["qid"][:] == lost["val"][0]
     assert [row["qid"] for row in evaluation if row["frames_missing"]] == lost["val"][1]
@@ -293,8 +251,8 @@ def test_a_misspelt_decoder_is_one_line_before_videos_are_read(run: Run, tmp_pat
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(
-    script: ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qvh: ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "os", SimpleNamespace(environ={"WORLD_SIZE": "2"}))
+    monkeypatch.setattr(qvh, "os", SimpleNamespace(environ={"WORLD_SIZE": "2"}))
     with pytest.raises(SystemExit, match="the launched processes are not joined: on CPU pass --use_cpu true"):
         run(tmp_path / "out")
