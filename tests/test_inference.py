@@ -19,7 +19,7 @@ from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.collator import FrameSegmentationCollator
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PROMPTS
-from hf_frameseg.data.video import VideoFrames
+from hf_frameseg.data.video import VideoFrames, VideoReadError
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.proposals import redecode
 from hf_frameseg.decoding.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
@@ -396,3 +396,14 @@ def frames_of(row: dict[str, Any]) -> VideoFrames:
     frames = np.frombuffer(row["frames"], dtype=np.uint8).reshape(row["frame_shape"])
     grid = FrameGrid(row["duration_seconds"], len(frames))
     return VideoFrames(frames, np.array(row["frame_times_seconds"]), row["duration_seconds"], grid, "none")
+
+
+def test_damaged_videos_are_refused_or_kept(tiny_model: Any, tiny_processor: Any, shared_dir: Path) -> None:
+    path = shared_dir / "faults" / "video" / "damaged.mp4"
+    if not path.is_file():
+        pytest.skip(f"no such file: {path}")
+    with pytest.raises(VideoReadError, match="are damaged"):
+        MomentRetriever(tiny_model, tiny_processor).read(path)
+    assert MomentRetriever(tiny_model, tiny_processor, damaged="keep").read(path).damaged.any()
+    with pytest.raises(ValueError, match="damaged to be one of"):
+        MomentRetriever(tiny_model, tiny_processor, damaged="skip")

@@ -14,7 +14,7 @@ from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.data.encoding import encode_prompts
 from hf_frameseg.data.prompts import PromptTemplate, check_query, get_prompt
 from hf_frameseg.data.sampling import MIDDLE_VARIANT
-from hf_frameseg.data.video import VideoFrames, probe_duration, read_frames
+from hf_frameseg.data.video import VideoFrames, check_damaged, probe_duration, read_frames
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.evaluation_mode import evaluating, lock_of
 from hf_frameseg.decoding.precision import autocast_of, autocasting
@@ -45,6 +45,8 @@ class MomentRetriever:
             marked and no others; the one for scores, `SCORING_PROPOSALS`, adds candidates up to ten.
         reader: Video reader, see `data.video.read_frames`; "auto" tries all.
         batch_size: Queries decoded at a time.
+        damaged: What becomes of a video with pictures that FFmpeg had to patch up: "raise" or "keep", see
+            `data.video.read_frames`.
         **changes: Fields of `FrameSegmentationConfig` to set differently from `config`.
 
     Raises:
@@ -68,8 +70,10 @@ class MomentRetriever:
         proposals: ProposalSettings = PAPER_PROPOSALS,
         reader: str = "auto",
         batch_size: int = 8,
+        damaged: str = "raise",
         **changes: Any,
     ) -> None:
+        check_damaged(damaged)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, a whole number, got {batch_size!r}")
         if isinstance(changes.get("prompt"), PromptTemplate):
@@ -82,6 +86,7 @@ class MomentRetriever:
         self.config = replace(config, **changes)
         self.proposals = proposals
         self.reader = reader
+        self.damaged = damaged
         self.batch_size = batch_size
         self.prompt = get_prompt(self.config.prompt)
         self.labels = BinaryLabels.from_tokenizer(processor.tokenizer)
@@ -180,6 +185,7 @@ class MomentRetriever:
             num_frames=self.config.num_frames,
             frame_size=self.config.frame_size,
             reader=self.reader,
+            damaged=self.damaged,
         )
 
     def predict(

@@ -42,7 +42,7 @@ class UnreadableError(RuntimeError):
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """Replace what `predict` calls; return the calls by name."""
-    calls: dict[str, list] = {"probe": [], "load": [], "decoder": [], "read": [], "ask": [], "draw": []}
+    calls: dict[str, list] = {"probe": [], "load": [], "decoder": [], "damaged": [], "read": [], "ask": [], "draw": []}
 
     class Frames:
         grid = GRID
@@ -50,8 +50,9 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
     class Retriever:
         @classmethod
-        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings) -> Retriever:
+        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings, damaged: str) -> Retriever:
             calls["load"].append(path)
+            calls["damaged"].append(damaged)
             calls["decoder"].append(proposals.decoder)
             return cls()
 
@@ -76,7 +77,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     members = {
         "hf_frameseg.data.video": {
             "probe_duration": calls["probe"].append,
-            "read_frames": lambda path, grid: Frames(),
+            "read_frames": lambda path, grid, *, damaged: calls["damaged"].append(damaged) or Frames(),
             "VideoReadError": UnreadableError,
         },
         "hf_frameseg.inference": {"MomentRetriever": Retriever},
@@ -118,6 +119,13 @@ def test_predict_passes_the_decoder_on(rooms: dict[str, list], capsys: pytest.Ca
     with pytest.raises(SystemExit):
         cli.main(["predict", "v.mp4", "a", "--decoder", "run"])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_predict_says_what_becomes_of_damage(rooms: dict[str, list], tmp_path: Path) -> None:
+    assert cli.main(["predict", "v.mp4", "a"]) == 0
+    picture = str(tmp_path / "p.png")
+    assert cli.main(["predict", "v.mp4", "a", "--damaged", "keep", "--output", picture]) == 0
+    assert rooms["damaged"] == ["raise", "keep", "keep"]  # also where it is read for the picture
 
 
 def test_predict_draws_the_middle_frames(rooms: dict[str, list], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -56,6 +56,13 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         default="runs",
         help="how frames become windows: %(choices)s (default: %(default)s, what the model marked and nothing else)",
     )
+    parser.add_argument(
+        "--damaged",
+        metavar="ACTION",
+        choices=("raise", "keep"),
+        default="raise",
+        help="pictures that FFmpeg had to patch up: %(choices)s (default: %(default)s)",
+    )
     parser.set_defaults(run=_predict)
 
 
@@ -80,7 +87,9 @@ def _predict(options: argparse.Namespace) -> None:
     if not options.debug:
         set_verbosity_error()  # reports of several lines about a model that is refused in one
     with usable(options.model or TINY_MODEL, asked=True):
-        retriever = MomentRetriever.from_pretrained(options.model, proposals=ProposalSettings(options.decoder))
+        retriever = MomentRetriever.from_pretrained(
+            options.model, proposals=ProposalSettings(options.decoder), damaged=options.damaged
+        )
     frames = retriever.read(options.video)
     with usable(options.model or TINY_MODEL, asked=True):
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
@@ -89,7 +98,9 @@ def _predict(options: argparse.Namespace) -> None:
         from hf_frameseg.data.video import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
-        shown = read_frames(options.video, frames.grid).frames[:, 1]  # variants are (left, middle, right)
+        shown = read_frames(options.video, frames.grid, damaged=options.damaged).frames[
+            :, 1
+        ]  # variants are (left, middle, right)
     for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))
         if picture is not None:
