@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import EvalPrediction, TrainerCallback
 
 from hf_frameseg.data.collator import FrameSegmentationCollator
@@ -67,6 +67,15 @@ def test_a_stream_without_a_length(make_trainer: Any, rows: Rows) -> None:
     expected = trainer.evaluate(rows[:7])
     assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-6)
     assert found["eval_mAP"] == expected["eval_mAP"]
+
+
+def test_a_loader_that_numbers_no_rows_is_refused(make_trainer: Any, rows: Rows) -> None:
+    trainer = make_trainer(eval_dataset=rows, predict_with_generate=False)
+    foreign = DataLoader(rows, batch_size=3, collate_fn=trainer.eval_data_collator)
+    trainer.get_eval_dataloader = trainer.get_test_dataloader = lambda rows=None: foreign
+    for evaluate in (trainer.evaluate, partial(trainer.predict, rows)):
+        with pytest.raises(ValueError, match="evaluation needs a loader of this trainer"):
+            evaluate()
 
 
 # 2. Which rows --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from hf_frameseg.data.row_numbers import (
     NO_ROW,
     ROW_NUMBER,
     ROWS,
+    NumberedCollator,
 )
 from hf_frameseg.decoding.beam_search import generate_frame_logits
 from hf_frameseg.decoding.precision import autocasting
@@ -305,6 +306,11 @@ class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
 
         A `compute_metrics` with a method `for_rows` is asked for one that scores the rows of this data set.
         """
+        if not isinstance(getattr(dataloader, "collate_fn", None), NumberedCollator):
+            raise ValueError(
+                "evaluation needs a loader of this trainer, which numbers the rows so that each counts once: pass "
+                "eval_dataset and eval_data_collator, or call super().get_eval_dataloader(rows) in an override."
+            )
         self._evaluated = EvaluatedRows()
         self.gather_function = self._gather_rows
         compute_metrics = self.compute_metrics
