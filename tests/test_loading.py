@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from hf_frameseg import hub, inference
+from hf_frameseg import hub, inference, loading
 from hf_frameseg.cli import main
 from hf_frameseg.config import FrameSegmentationConfig
 from hf_frameseg.loading import UnusableModelError, load_base, load_pretrained, load_processor
@@ -391,6 +392,22 @@ def test_a_model_in_several_files_still_loads(base: Path, tiny_model: Any, tiny_
 
 
 # ---- Trials ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_thread_imports_what_another_tries_out(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a process in the middle of an import waits for ever for the thread that does not come along."""
+    free = []
+
+    def tried(action: Callable[[], None]) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            free.append(pool.submit(loading._ONE_AT_A_TIME.acquire, blocking=False).result())
+        try_out(action)
+
+    monkeypatch.setattr(loading, "try_out", tried)
+    load_pretrained(adapter)
+    assert free == [False, False, False]  # processor, base, adapter
+    assert loading._ONE_AT_A_TIME.acquire(blocking=False)
+    loading._ONE_AT_A_TIME.release()
 
 
 def test_a_trial_leaves_nothing_behind_and_says_what_went_wrong() -> None:

@@ -6,8 +6,9 @@ in a process with limits (`trial`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ _FILES = [
 ]
 _OWN = {TINY_BASE, TINY_MODEL}  # came with this code
 _MAX_REASON = 400  # characters
+# A trial is a fork: what another thread is importing at that moment stays half imported, and locked, in the copy.
+_ONE_AT_A_TIME = threading.RLock()
 _REMOTE_CODE = (
     "it needs Python code of its own, which is never run here: take a model that transformers knows, or, if you trust "
     "its authors, load model and processor yourself (trust_remote_code=True) and give both to MomentRetriever"
@@ -59,6 +62,8 @@ class UnusableModelError(ValueError):
 def usable(name: str | Path, *, asked: bool = False) -> Iterator[None]:
     """Turn whatever goes wrong with the model of others in a block into one line; the cause stays attached.
 
+    Models are loaded by one thread at a time; they are asked by any number.
+
     Args:
         name: The model's folder or Hub name, for the message.
         asked: Whether the block asks the model. A `ValueError` or `OSError` may then be about the question, and stays.
@@ -71,7 +76,8 @@ def usable(name: str | Path, *, asked: bool = False) -> Iterator[None]:
     import torch
 
     try:
-        yield
+        with nullcontext() if asked else _ONE_AT_A_TIME:
+            yield
     except (UnusableModelError, ConnectionError, PermissionError, ImportError, torch.OutOfMemoryError):
         raise
     except BaseException as error:
@@ -139,10 +145,6 @@ def load_base(
         PermissionError: If the Hub refuses the token.
         ValueError: If there is no name, or the model cannot be used (`UnusableModelError`).
     """
-    from transformers import AutoModelForImageTextToText
-
-    import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
-
     if "trust_remote_code" in model_kwargs:
         raise ValueError(f"got trust_remote_code for {name}: {_REMOTE_CODE}")
     folder = _whole_model(name, revision, token)
@@ -151,6 +153,10 @@ def load_base(
     if _is_from_hub(name):
         source = {"pretrained_model_name_or_path": str(name), "revision": folder.name, "token": token}
     with usable(name):
+        from transformers import AutoModelForImageTextToText
+
+        import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
+
         shapes = check_model_folder(folder)
         if folder not in _OWN:
             try_out(partial(check_sizes, folder, shapes))
@@ -301,11 +307,11 @@ def _load_adapter(
 
 def _load_processor(folder: Path, name: str | Path, num_frames: int) -> ProcessorMixin:
     """Load the processor of a folder after a trial."""
-    from transformers import AutoProcessor
-
-    import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
-
     with usable(name):
+        from transformers import AutoProcessor
+
+        import hf_frameseg.models.xgenmm  # noqa: F401 - registers xGen-MM with the Auto classes
+
         check_texts(folder)
         if folder not in _OWN:
             try_out(partial(ask_processor, folder, num_frames))
