@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -420,6 +421,13 @@ def test_a_trial_leaves_nothing_behind_and_says_what_went_wrong() -> None:
         try_out(os.abort)
     with pytest.raises(ValueError, match="more than 2 GB of memory"):
         try_out(lambda: bytearray(3 * 2**30))
+
+
+def test_a_crash_of_a_trial_writes_nothing() -> None:
+    code = "import faulthandler, os; from hf_frameseg.trial import try_out; faulthandler.enable(); try_out(os.abort)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Fatal Python error" not in ended.stderr
+    assert "crashed on it (SIGABRT)" in ended.stderr
 
 
 def test_a_trial_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
         ({"loss_weights_start": {"lm": 1}, "loss_warmup_steps": float("nan")}, "whole number of steps .*got nan"),
         ({"loss_weights_start": {"lm": 1}, "loss_warmup_steps": True}, "whole number of steps .*got True"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches must be False"),
-        ({"train_sampling_strategy": "batch_rebalance"}, 'repeats rows; use "group_by_length"'),
+        ({"train_sampling_strategy": "batch_rebalance"}, "repeats rows; leave it out"),
         ({"batch_eval_metrics": True}, "batch_eval_metrics must be False"),
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches True"),
         ({"loss_options": "alpha"}, "loss_options must be a JSON object"),

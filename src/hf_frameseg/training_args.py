@@ -146,7 +146,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             )
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
-                'train_sampling_strategy "batch_rebalance" is not supported: it repeats rows; use "group_by_length".'
+                'train_sampling_strategy "batch_rebalance" is not supported: it repeats rows; leave it out.'
             )
         if self.batch_eval_metrics or not self.eval_do_concat_batches:
             raise ValueError(

@@ -123,3 +123,7 @@ def test_columns_are_kept_as_python_values() -> None:
     batch = collator([(4, {"value": 1, "qid": torch.tensor(7), "windows": [torch.tensor([0.5, 2.0])]})])
     assert batch["rows"] == [{"qid": 7, "windows": [[0.5, 2.0]], "absent": None}]
     assert batch["row_number"].tolist() == [4]
+
+
+def test_a_plain_index_gives_the_row_alone() -> None:
+    assert NumberedRows([{"qid": 5}])[0] == {"qid": 5}

@@ -113,8 +113,10 @@ class NumberedRows(Dataset):
         """Return the number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, pick: tuple[int, int]) -> tuple[int, Row]:
-        """Return one row."""
+    def __getitem__(self, pick: tuple[int, int] | int) -> tuple[int, Row] | Row:
+        """Return one row with its number; the row alone for a plain index, as callbacks look at `loader.dataset`."""
+        if not isinstance(pick, tuple):
+            return self.rows[pick]
         number, index = pick
         return number, self.rows[index]
 
