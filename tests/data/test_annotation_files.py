@@ -202,3 +202,17 @@ def test_the_files_that_failed_are_read(shared_dir: Path) -> None:
         (row,) = read_moment_table(path, scale=scale)
         assert (row["saliency_source"], row["duration"]) == ("scaled", 74.0)
         assert all(0 <= rating <= 4 for clip in row["saliency_scores"] for rating in clip)
+
+
+def test_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text('video,query,windows,windows,duration\na,b,"[[0, 4]]","[[1, 4]]",10\n')
+    with pytest.raises(AnnotationError, match=r"^twice.csv:1: expected every column once, got 'windows' twice; rename"):
+        read_annotation_file(path)
+
+
+def test_table_with_another_delimiter_names_the_expected_one(tmp_path: Path) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text('video;query;windows;duration\na;b;"[[0, 4]]";10\n')
+    with pytest.raises(AnnotationError, match=r"^excel.csv:1: expected columns between ','.*got 'video;query;windows"):
+        read_annotation_file(path)

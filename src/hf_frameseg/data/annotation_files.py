@@ -16,7 +16,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,7 @@ def _table_lines(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines: list[tuple[int, dict[str, str]]] = []
     try:
+        _check_columns(f"{file.short_name}:1", reader.fieldnames or (), delimiter)
         for row in reader:
             if None in row or None in row.values():
                 raise AnnotationError(
@@ -279,6 +280,21 @@ def _table_lines(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in lines:
         where = f"{file.short_name}:{number}"
         yield number, {name: _cell(where, name, cell, types) for name, cell in row.items()}
+
+
+def _check_columns(where: str, names: Sequence[str], delimiter: str) -> None:
+    """Refuse a first line that does not name columns, each once: of two of one name only the last would be read."""
+    if len(names) == 1:
+        raise AnnotationError(
+            printable(
+                f"{where}: expected columns between {delimiter!r}, got {names[0]!r:.80}; save it with {delimiter!r}"
+            )
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise AnnotationError(
+                printable(f"{where}: expected every column once, got {name!r:.80} twice; rename or remove one of them")
+            )
 
 
 def _cell(where: str, name: str, cell: str, types: Mapping[str, tuple[Callable[[str], Any], str]]) -> Any:
