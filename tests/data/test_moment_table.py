@@ -134,7 +134,7 @@ def test_qids_are_for_all_lines_or_none(tmp_path: Path) -> None:
         ("a.csv", b"video,query,windows\n", ": expected at least one query"),
         ("a.csv", b"", ": is empty"),
         ("a.csv", b"video,query,start,end\n", ": expected at least one query"),
-        ("a.csv", b"video;query;windows\nv;q;w\n", ":2: lacks video, query, windows"),
+        ("a.csv", b"video;query;windows\nv;q;w\n", ":1: expected columns between ',', got 'video;query;windows'"),
         ("a.csv", b"video,query,windows\nv,q,[[0, 3]]\n", ":2: expected 3 cells"),
         ("a.csv", b"video,query,windows\nv,q\n", ":2: expected 3 cells"),
         ("a.csv", b'video,query,windows\nv,q,"[[0, 3"\n', ":2: expected windows to be JSON such as"),
