@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from transformers import AutoProcessor
 
-from hf_frameseg.config import TINY_BASE
-from hf_frameseg.data.encoding import encode_prompts
-from hf_frameseg.data.prompts import PROMPTS
-from hf_frameseg.decoding import DecodedFrames, generate_frame_logits
-from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.batches.encoding import encode_prompts
+from hf_frameseg.batches.prompts import PROMPTS
+from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.models.xgenmm import (
     XGenMMConfig,
     XGenMMForConditionalGeneration,
     XGenMMImageProcessor,
     XGenMMProcessor,
 )
+from hf_frameseg.readout import DecodedFrames, generate_frame_logits
+from hf_frameseg.sharing.config import TINY_BASE
 
 IMAGE_SIZE = 32
 QUERIES = ("a red circle", "a green cross")

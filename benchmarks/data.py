@@ -27,16 +27,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_frameseg.config import TINY_BASE
-from hf_frameseg.data.collator import FrameSegmentationCollator
-from hf_frameseg.data.frame_columns import JPEG_QUALITY, encode_frames, row_frames
-from hf_frameseg.data.qvhighlights import QVHighlightsConfig, load_qvhighlights, prepare_video
-from hf_frameseg.data.sampling import select_frames
-from hf_frameseg.data.video import read_frames
-from hf_frameseg.data.video_index import index_video
-from hf_frameseg.data.worker import start_pool_process
-from hf_frameseg.labels import BinaryLabels
+from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.datasets.qvhighlights import QVHighlightsConfig, load_qvhighlights
+from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid
+from hf_frameseg.prepared.frame_columns import JPEG_QUALITY, encode_frames, row_frames
+from hf_frameseg.prepared.one_video import prepare_video
+from hf_frameseg.sharing.config import TINY_BASE
+from hf_frameseg.video.index import index_video
+from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.sampling import select_frames
+from hf_frameseg.video.worker import start_pool_process
 
 WIDTH, HEIGHT, FPS, KEY_FRAME_DISTANCE = 640, 360, 30, 250
 NUM_FRAMES = 25
@@ -378,8 +379,8 @@ def training_step(collator: FrameSegmentationCollator) -> Callable[[dict[str, to
     """Return the step of the package's trainer on the tiny base: loss, backward, optimiser."""
     from transformers import AutoModelForImageTextToText
 
-    from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
-    from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+    from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+    from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 
     model = AutoModelForImageTextToText.from_pretrained(TINY_BASE, trust_remote_code=False).train()
     with tempfile.TemporaryDirectory() as folder:

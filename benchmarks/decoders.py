@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from hf_frameseg.data.annotations import read_annotations
-from hf_frameseg.data.synthetic import annotate, make_video
-from hf_frameseg.decoding.proposals import probs_of, redecode
-from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
+from hf_frameseg.annotations.qvhighlights import read_annotations
+from hf_frameseg.datasets.synthetic import annotate, make_video
 from hf_frameseg.metrics import evaluate_submission, headline
-from hf_frameseg.moments import FrameGrid, FramePrediction
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals.prediction import probs_of, redecode
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
 
 STEP_SECONDS = 0.5  # of the time axis on which relevance is blurred
 

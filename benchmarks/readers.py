@@ -27,10 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_frameseg.data.readers import load_reader, reader_names
-from hf_frameseg.data.video import DEFAULT_NUM_FRAMES, VideoReadError, read_frames
-from hf_frameseg.data.video_index import VideoIndex
-from hf_frameseg.data.worker import thread_worker
+from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.index import VideoIndex
+from hf_frameseg.video.read import DEFAULT_NUM_FRAMES, read_frames
+from hf_frameseg.video.readers import load_reader, reader_names
+from hf_frameseg.video.worker import thread_worker
 
 HEIGHT, WIDTH, RATE = 360, 640, Fraction(30_000, 1001)
 PLAIN = "readers:read_with_plain_decord"

@@ -23,19 +23,19 @@ import numpy as np
 import torch
 
 from hf_frameseg._files import atomic_write
-from hf_frameseg.config import TINY_BASE, FrameSegmentationConfig
-from hf_frameseg.data.collator import FrameSegmentationCollator
-from hf_frameseg.data.encoding import TARGET_KEYS
-from hf_frameseg.data.qvhighlights import load_qvhighlights
-from hf_frameseg.data.worker import start_pool_process
-from hf_frameseg.decoding.settings import PAPER_PROPOSALS
-from hf_frameseg.evaluation import MomentRetrievalMetrics
-from hf_frameseg.labels import BinaryLabels
-from hf_frameseg.loading import load_processor
-from hf_frameseg.losses import PAPER_WEIGHTS, PAPER_WEIGHTS_START
+from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.batches.encoding import TARGET_KEYS
+from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import headline
-from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
-from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.objectives import PAPER_WEIGHTS, PAPER_WEIGHTS_START
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS
+from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
+from hf_frameseg.sharing.loading import load_processor
+from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.evaluation import MomentRetrievalMetrics
+from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.video.worker import start_pool_process
 from run_qvh import ModelArguments, decode, load_model
 
 THIRD = 1 / 3

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._imports import require
-from hf_frameseg.data.qvhighlights import QVHighlights
-from hf_frameseg.data.shares import AssembleShares, DecodeShare, is_prepared, task_folder
+from hf_frameseg.datasets.qvhighlights import QVHighlights
+from hf_frameseg.shards.shares import AssembleShares, DecodeShare, is_prepared, task_folder
 
 # 1. Arguments ---------------------------------------------------------------------------------------------------------
 

@@ -24,15 +24,15 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.prompts import PROMPTS
-from hf_frameseg.data.synthetic import COLORS, SHAPES, query_text, random_background, render_objects
+from hf_frameseg.batches.prompts import PROMPTS
+from hf_frameseg.datasets.synthetic import COLORS, SHAPES, query_text, random_background, render_objects
 from hf_frameseg.models.xgenmm import (
     XGenMMConfig,
     XGenMMForConditionalGeneration,
     XGenMMImageProcessor,
     XGenMMProcessor,
 )
+from hf_frameseg.sharing.config import FrameSegmentationConfig
 
 IMAGE_SIZE = 32
 MAX_FRAMES = 75

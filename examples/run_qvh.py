@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
     AutoConfig,
@@ -39,10 +38,23 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto classes)
+from datasets import Dataset
 from hf_frameseg import __version__
 from hf_frameseg._files import atomic_write, replace_folder
 from hf_frameseg._text import printable
-from hf_frameseg.adapters import (
+from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
+from hf_frameseg.moments import moments_from_windows, num_clips
+from hf_frameseg.objectives import LOSSES
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.prepared.frame_columns import row_frames
+from hf_frameseg.proposals.frames_file import write_frames_file
+from hf_frameseg.proposals.prediction import redecode
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
+from hf_frameseg.sharing.adapter_folder import CARD_NAME, save_adapter
+from hf_frameseg.sharing.adapters import (
     BASE_CHANGING_INITS,
     SNAPSHOT_NAME,
     adapter_off,
@@ -51,7 +63,13 @@ from hf_frameseg.adapters import (
     restore_adapter,
     snapshot_adapter,
 )
-from hf_frameseg.checkpoints import (
+from hf_frameseg.sharing.config import CONFIG_NAME, TINY_BASE, FrameSegmentationConfig
+from hf_frameseg.sharing.loading import load_base, load_processor
+from hf_frameseg.sharing.model_card import model_card
+from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME
+from hf_frameseg.targets import clip_saliency_targets
+from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.checkpoints import (
     STATE_NAME,
     holds_adapter,
     is_complete,
@@ -60,23 +78,10 @@ from hf_frameseg.checkpoints import (
     weights_problem,
     what_is_missing,
 )
-from hf_frameseg.config import CONFIG_NAME, TINY_BASE, FrameSegmentationConfig
-from hf_frameseg.data.collator import FrameSegmentationCollator
-from hf_frameseg.data.qvhighlights import QVHighlights, VideoReadError, load_qvhighlights, row_frames
-from hf_frameseg.decoding.frames_file import write_frames_file
-from hf_frameseg.decoding.proposals import redecode
-from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
-from hf_frameseg.hub import CARD_NAME, save_adapter
-from hf_frameseg.labels import BinaryLabels, clip_saliency_targets
-from hf_frameseg.loading import ADAPTER_CONFIG_NAME, load_base, load_processor
-from hf_frameseg.losses import LOSSES
-from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
-from hf_frameseg.model_card import model_card
-from hf_frameseg.moments import FramePrediction, moments_from_windows, num_clips
-from hf_frameseg.recipes import RecipeParser
-from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
-from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
+from hf_frameseg.training.recipes import RecipeParser
+from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
 
 RECIPES = Path(__file__).parent / "recipes"

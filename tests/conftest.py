@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # with importlib mode a test cannot import its neighbours otherwise
+from metric_fixtures import metric_data, read_rows, slow_reference  # noqa: E402, F401
+from video_fixtures import annotation, read_number, reader, write_annotations, write_video  # noqa: E402, F401
 
 # Before any library reads them: the Hub clients cache these at import.
 os.environ["HF_HOME"] = tempfile.mkdtemp(
@@ -240,7 +245,7 @@ def tiny_qwen_model(tiny_qwen_processor: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def make_row() -> Callable[..., dict[str, Any]]:
-    """Builder of data set rows in the columns of data/qvhighlights.py, with random frames (F, 3, H, W, 3)."""
+    """Builder of data set rows in the columns of datasets/qvhighlights.py, with random frames (F, 3, H, W, 3)."""
 
     def build(
         qid: int = 0,
@@ -286,10 +291,10 @@ def tiny_rows(make_row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture
 def make_trainer(tmp_path: Path, tiny_model: Any, tiny_processor: Any) -> Callable[..., Any]:
     """Builder: one SGD step on all rows in order unless told otherwise; frames and digits are drawn at random."""
-    from hf_frameseg.data.collator import FrameSegmentationCollator
-    from hf_frameseg.labels import BinaryLabels
-    from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
-    from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+    from hf_frameseg.batches.collator import FrameSegmentationCollator
+    from hf_frameseg.digits import BinaryLabels
+    from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+    from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 
     def build(train_rows: Any = None, model: Any = None, kind: Any = SegmentationSeq2SeqTrainer, **options: Any) -> Any:
         collator = FrameSegmentationCollator(

@@ -52,7 +52,7 @@ def constants() -> dict[str, float]:
     """Return the numbers that the modules name in capitals, by `room.module.NAME`."""
     source, found = ROOT / "src" / "hf_frameseg", {}
     for path in source.rglob("*.py"):
-        module = ".".join(path.relative_to(source).with_suffix("").parts)
+        module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
             if isinstance(target, ast.Name) and target.id.isupper() and not target.id.startswith("_"):

@@ -15,21 +15,22 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
-from hf_frameseg.data.collator import FrameSegmentationCollator
-from hf_frameseg.data.encoding import encode_prompts
-from hf_frameseg.data.prompts import PROMPTS
-from hf_frameseg.data.video import VideoFrames, VideoReadError
-from hf_frameseg.decoding.beam_search import generate_frame_logits
-from hf_frameseg.decoding.proposals import redecode
-from hf_frameseg.decoding.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
-from hf_frameseg.hub import save_adapter
+from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.batches.encoding import encode_prompts
+from hf_frameseg.batches.prompts import PROMPTS
+from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.inference import MomentRetriever
-from hf_frameseg.labels import BinaryLabels
-from hf_frameseg.loading import load_base
 from hf_frameseg.moments import FrameGrid, moments_to_mask
-from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
-from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.proposals.prediction import redecode
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.sharing.adapter_folder import save_adapter
+from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
+from hf_frameseg.sharing.loading import load_base
+from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.read import VideoFrames
 
 QUERIES = ["a red circle", "a dog", "a blue square on a green field"]
 ZERO, ONE = 48, 49

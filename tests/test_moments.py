@@ -17,7 +17,6 @@ from hypothesis.extra import numpy as npst
 
 from hf_frameseg.moments import (
     FrameGrid,
-    FramePrediction,
     Moment,
     interpolate_to_clips,
     mask_to_moments,
@@ -28,6 +27,7 @@ from hf_frameseg.moments import (
     num_clips,
     temporal_iou,
 )
+from hf_frameseg.predictions import FramePrediction
 
 DURATIONS = st.floats(min_value=0.01, max_value=86_400.0, allow_nan=False, allow_infinity=False)
 # No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.

@@ -28,11 +28,11 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     """One process, lightest first: what a module pulled in shows up from its line on."""
     light = ["hf_frameseg", "hf_frameseg.cli", "hf_frameseg._imports", "hf_frameseg.moments", "hf_frameseg.metrics"]
     light += [
-        "hf_frameseg.decoding.proposals",
-        "hf_frameseg.decoding.frames_file",
-        "hf_frameseg.data.download",
-        "hf_frameseg.data.annotation_files",
-        "hf_frameseg.metrics.audit",
+        "hf_frameseg.proposals.prediction",
+        "hf_frameseg.proposals.frames_file",
+        "hf_frameseg.annotations.download",
+        "hf_frameseg.annotations.any_file",
+        "hf_frameseg.audit.report",
     ]
     done = subprocess.run(
         [sys.executable, "-c", PROBE, ",".join(HEAVY), *light], check=True, capture_output=True, text=True

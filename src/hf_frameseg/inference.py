@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_frameseg.config import TINY_MODEL, FrameSegmentationConfig
-from hf_frameseg.data.encoding import encode_prompts
-from hf_frameseg.data.prompts import PromptTemplate, check_query, get_prompt
-from hf_frameseg.data.sampling import MIDDLE_VARIANT
-from hf_frameseg.data.video import VideoFrames, check_damaged, probe_duration, read_frames
-from hf_frameseg.decoding.beam_search import generate_frame_logits
-from hf_frameseg.decoding.evaluation_mode import evaluating, lock_of
-from hf_frameseg.decoding.precision import autocast_of, autocasting
-from hf_frameseg.decoding.proposals import to_prediction
-from hf_frameseg.decoding.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.labels import BinaryLabels
-from hf_frameseg.loading import load_pretrained
-from hf_frameseg.moments import FrameGrid, FramePrediction
+from hf_frameseg.batches.encoding import encode_prompts
+from hf_frameseg.batches.prompts import PromptTemplate, check_query, get_prompt
+from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals.prediction import to_prediction
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
+from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.readout.evaluation_mode import evaluating, lock_of
+from hf_frameseg.readout.precision import autocast_of, autocasting
+from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
+from hf_frameseg.sharing.loading import load_pretrained
+from hf_frameseg.video.read import VideoFrames, check_damaged, probe_duration, read_frames
+from hf_frameseg.video.sampling import MIDDLE_VARIANT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -43,10 +44,10 @@ class MomentRetriever:
         config: How the model was trained to be asked; None takes the defaults, which are the paper's.
         proposals: How windows and saliency are made of the decoded frames. The default gives the moments that the model
             marked and no others; the one for scores, `SCORING_PROPOSALS`, adds candidates up to ten.
-        reader: Video reader, see `data.video.read_frames`; "auto" tries all.
+        reader: Video reader, see `video.read.read_frames`; "auto" tries all.
         batch_size: Queries decoded at a time.
         damaged: What becomes of a video with pictures that FFmpeg had to patch up: "raise" or "keep", see
-            `data.video.read_frames`.
+            `video.read.read_frames`.
         **changes: Fields of `FrameSegmentationConfig` to set differently from `config`.
 
     Raises:
@@ -107,8 +108,8 @@ class MomentRetriever:
                 repository; None takes the tiny model of the package, which knows the synthetic videos of `frameseg
                 synth` and needs no network.
             device: Where the model goes; None leaves it where it is loaded (the CPU, without a `device_map`).
-            model_kwargs: Arguments of `loading.load_pretrained` and of the model's own `from_pretrained`, such as
-                `dtype`, or `base_model` for an adapter whose base lies elsewhere.
+            model_kwargs: Arguments of `load_pretrained` and of the model's own `from_pretrained`, such as `dtype`, or
+                `base_model` for an adapter whose base lies elsewhere.
             **kwargs: Arguments of the constructor, such as `num_beams`.
 
         Returns:
@@ -203,7 +204,7 @@ class MomentRetriever:
             One prediction per query, in their order.
 
         Raises:
-            ValueError: If `queries` is a single string, `data.prompts.check_query` refuses one, `num_beams` is out of
+            ValueError: If `queries` is a single string, `check_query` refuses one, `num_beams` is out of
                 range, or the video has another number of frames than the model was trained with.
         """
         if isinstance(queries, str):

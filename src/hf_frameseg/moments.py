@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +25,15 @@ CLIP_SECONDS = 2.0
 
 MAX_DURATION_SECONDS = 86_400.0
 """Longest video: a day. A file that says more would ask for more memory than there is, one value per clip."""
+
+MAX_VIDEO_SECONDS = 4 * 3600.0
+"""Longest video that is read or annotated: four hours."""
+
+NUM_ANNOTATORS = 3
+"""People who rate each clip of QVHighlights."""
+
+MAX_RATING = 4
+"""Highest rating that one of them can give."""
 
 MAX_CLIPS = 100_000
 """Most clips of a video."""
@@ -174,73 +182,6 @@ class FrameGrid:
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class FramePrediction:
-    """Hold what the model says about one video and one query.
-
-    Args:
-        grid: The frame windows the prediction lives on.
-        mask: Decoded relevance of each frame, shape (F,), bool.
-        probs: Foreground probability of each frame, shape (F,), float64 in [0, 1].
-        moments: Ranked moments, best first.
-        saliency: Probability (or log-odds, where the settings of the decoding say so) per 2-second clip, shape (C,),
-            float64.
-        fallback: Whether `moments` was made up because the mask was all zeros (see `decoding.ProposalSettings`).
-        query: The sentence that was searched for.
-        qid: Query id, a whole number or a text, needed by `to_submission` only.
-        vid: QVHighlights video id.
-        log_odds: Difference `logit_1 - logit_0` of each frame, shape (F,), float64: `probs` before the softmax, where
-            it is known. It still tells frames apart whose probability is 1.
-
-    Raises:
-        ValueError: If the shapes do not belong together.
-    """
-
-    grid: FrameGrid
-    mask: NDArray[np.bool_]
-    probs: NDArray[np.float64]
-    moments: tuple[Moment, ...]
-    saliency: NDArray[np.float64]
-    fallback: bool = False
-    query: str = ""
-    qid: int | str | None = None
-    vid: str | None = None
-    log_odds: NDArray[np.float64] | None = None
-
-    def __post_init__(self) -> None:
-        """Normalise the arrays and check their shapes."""
-        object.__setattr__(self, "mask", _as_mask(self.mask, self.grid.num_frames))
-        object.__setattr__(self, "probs", _as_frame_values("probs", self.probs, self.grid.num_frames))
-        if self.log_odds is not None:
-            object.__setattr__(self, "log_odds", _as_frame_values("log_odds", self.log_odds, self.grid.num_frames))
-        object.__setattr__(self, "moments", tuple(self.moments))
-        object.__setattr__(self, "saliency", np.asarray(self.saliency, dtype=np.float64))
-        if self.saliency.ndim != 1:
-            raise ValueError(f"expected saliency of shape (C,), one value per clip, got {self.saliency.shape}")
-
-    def to_submission(self) -> dict[str, Any]:
-        """Return the row of an official QVHighlights submission file.
-
-        Nothing is rounded: rounded saliency makes ties, and the official highlight metric punishes them.
-
-        Returns:
-            `qid`, `query`, `vid`, `pred_relevant_windows` as `[[start, end, score], ...]` (best first, floats) and
-            `pred_saliency_scores` (one float per clip).
-
-        Raises:
-            ValueError: If the prediction has no `qid`.
-        """
-        if self.qid is None:
-            raise ValueError("a submission row needs a qid, got None; set it with dataclasses.replace(..., qid=...)")
-        return {
-            "qid": self.qid if isinstance(self.qid, str) else int(self.qid),
-            "query": self.query,
-            "vid": self.vid,
-            "pred_relevant_windows": [[m.start, m.end, m.score] for m in self.moments],
-            "pred_saliency_scores": self.saliency.tolist(),
-        }
-
-
 def num_clips(duration_seconds: float, clip_seconds: float = CLIP_SECONDS) -> int:
     """Count the clips of a video as the official QVHighlights evaluator does.
 
@@ -281,7 +222,7 @@ def mask_to_spans(mask: ArrayLike) -> list[tuple[int, int]]:
         >>> mask_to_spans([1, 1, 0, 1])
         [(0, 2), (3, 4)]
     """
-    padded = np.concatenate([[False], _as_mask(mask), [False]])
+    padded = np.concatenate([[False], as_mask(mask), [False]])
     changes = np.flatnonzero(padded[1:] != padded[:-1])
     return [(int(first), int(stop)) for first, stop in zip(changes[::2], changes[1::2], strict=True)]
 
@@ -307,11 +248,11 @@ def mask_to_moments(mask: ArrayLike, grid: FrameGrid, scores: ArrayLike | None =
         >>> mask_to_moments([0, 1, 1, 0], FrameGrid(8, 4), scores=[0.1, 0.9, 0.7, 0.2])
         [Moment(start=2.0, end=6.0, score=0.8)]
     """
-    spans = mask_to_spans(_as_mask(mask, grid.num_frames))
+    spans = mask_to_spans(as_mask(mask, grid.num_frames))
     edges = grid.edges_seconds
     if scores is None:
         return [Moment(edges[first], edges[stop]) for first, stop in spans]
-    values = _as_frame_values("scores", scores, grid.num_frames)
+    values = as_frame_values("scores", scores, grid.num_frames)
     return [Moment(edges[first], edges[stop], values[first:stop].mean()) for first, stop in spans]
 
 
@@ -451,7 +392,7 @@ def interpolate_to_clips(
         >>> interpolate_to_clips([0.0, 1.0], FrameGrid(duration_seconds=8, num_frames=2)).tolist()
         [0.0, 0.25, 0.75, 1.0]
     """
-    values = _as_frame_values("frame_values", frame_values, grid.num_frames)
+    values = as_frame_values("frame_values", frame_values, grid.num_frames)
     clip_centers = (np.arange(num_clips(grid.duration_seconds, clip_seconds)) + 0.5) * clip_seconds
     return np.interp(clip_centers, grid.times_seconds, values)
 
@@ -463,7 +404,7 @@ def _check_duration(seconds: float) -> None:
         raise ValueError(f"expected duration_seconds to be finite and above 0, up to {limit}, got {seconds!r}")
 
 
-def _as_mask(mask: ArrayLike, num_frames: int | None = None) -> NDArray[np.bool_]:
+def as_mask(mask: ArrayLike, num_frames: int | None = None) -> NDArray[np.bool_]:
     """Return a 1-d bool copy of a binary mask."""
     array = np.asarray(mask)
     if array.ndim != 1 or (num_frames is not None and len(array) != num_frames):
@@ -473,7 +414,7 @@ def _as_mask(mask: ArrayLike, num_frames: int | None = None) -> NDArray[np.bool_
     return array.astype(bool)
 
 
-def _as_frame_values(name: str, values: ArrayLike, num_frames: int) -> NDArray[np.float64]:
+def as_frame_values(name: str, values: ArrayLike, num_frames: int) -> NDArray[np.float64]:
     """Return a float64 copy of one finite value per frame."""
     array = np.array(values, dtype=np.float64)
     if array.shape != (num_frames,):

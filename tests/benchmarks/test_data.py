@@ -77,7 +77,7 @@ def test_a_broken_promise_is_the_exit_code(
 
 
 def test_videos_are_made_once_and_hold_what_they_should(script: ModuleType, tmp_path: Path) -> None:
-    from hf_frameseg.data.video_index import index_video
+    from hf_frameseg.video.index import index_video
 
     script.make_data(tmp_path, 1, 2)
     path = next((tmp_path / "videos").iterdir())

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from hf_frameseg.decoding.settings import ProposalSettings
-from hf_frameseg.decoding.windows import DECODERS
+from hf_frameseg.proposals.settings import ProposalSettings
+from hf_frameseg.proposals.windows import DECODERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "decoders.py"
 

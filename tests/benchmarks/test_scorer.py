@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_frameseg.audit.statistics import annotation_statistics
 from hf_frameseg.metrics import validate_submission
-from hf_frameseg.metrics.annotation_statistics import annotation_statistics
 
 KEYS = {"ratio", "seconds", "reference_seconds", "peak_mb", "queries", "python", "numpy", "cpu_count"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hf_frameseg import cli
+from hf_frameseg.audit.report import audit_report
 from hf_frameseg.cli.audit import audit_text
-from hf_frameseg.metrics.audit import audit_report
 
 
 def row(qid: int, windows: list[list[int]], duration: int = 60) -> dict[str, Any]:
@@ -124,7 +124,9 @@ def test_a_split_is_downloaded(
     annotations: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
-    monkeypatch.setattr("hf_frameseg.data.download.fetch_annotations", lambda split: asked.append(split) or annotations)
+    monkeypatch.setattr(
+        "hf_frameseg.annotations.download.fetch_annotations", lambda split: asked.append(split) or annotations
+    )
     assert run("--split", "train", "--num-frames", "5") == 0
     assert asked == ["train"]
     assert "4 queries" in capsys.readouterr().out

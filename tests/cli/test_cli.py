@@ -16,8 +16,9 @@ import pytest
 
 from hf_frameseg import cli
 from hf_frameseg.cli import predict
-from hf_frameseg.decoding.settings import ProposalSettings
-from hf_frameseg.moments import FrameGrid, FramePrediction, Moment
+from hf_frameseg.moments import FrameGrid, Moment
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals.settings import ProposalSettings
 
 GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
 
@@ -75,7 +76,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
         return Figure()
 
     members = {
-        "hf_frameseg.data.video": {
+        "hf_frameseg.video.read": {
             "probe_duration": calls["probe"].append,
             "read_frames": lambda path, grid, *, damaged: calls["damaged"].append(damaged) or Frames(),
             "VideoReadError": UnreadableError,
@@ -265,7 +266,7 @@ def test_sparkline_keeps_the_peak_and_the_scale() -> None:
 
 def test_synth_leaves_defaults_to_the_data_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
-    room = Room("hf_frameseg.data.synthetic", write_dataset=lambda out, **settings: calls.append((out, settings)))
+    room = Room("hf_frameseg.datasets.synthetic", write_dataset=lambda out, **settings: calls.append((out, settings)))
     monkeypatch.setitem(sys.modules, room.__name__, room)
     assert cli.main(["synth", str(tmp_path)]) == 0
     assert cli.main(["synth", str(tmp_path), "--num-train", "3", "--num-val", "0", "--seed", "0"]) == 0
@@ -289,7 +290,7 @@ def test_user_errors_are_one_line(
     def fail(out: Path, **settings: object) -> None:
         raise error
 
-    monkeypatch.setitem(sys.modules, "hf_frameseg.data.synthetic", Room("synthetic", write_dataset=fail))
+    monkeypatch.setitem(sys.modules, "hf_frameseg.datasets.synthetic", Room("synthetic", write_dataset=fail))
     assert cli.main(["synth", "x"]) == 2
     captured = capsys.readouterr()
     assert captured.err == f"frameseg: error: {' '.join(str(error).split())}\n"
@@ -304,7 +305,7 @@ def test_an_unreadable_video_is_one_line(
     def fail(path: Path) -> None:
         raise UnreadableError(f"{path}: no video stream")
 
-    monkeypatch.setattr(sys.modules["hf_frameseg.data.video"], "probe_duration", fail)
+    monkeypatch.setattr(sys.modules["hf_frameseg.video.read"], "probe_duration", fail)
     assert cli.main(["predict", "v.mp4", "a"]) == 2
     assert capsys.readouterr().err == "frameseg: error: v.mp4: no video stream\n"
     assert rooms["load"] == []
@@ -314,7 +315,7 @@ def test_mistakes_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fail(out: Path, **settings: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setitem(sys.modules, "hf_frameseg.data.synthetic", Room("synthetic", write_dataset=fail))
+    monkeypatch.setitem(sys.modules, "hf_frameseg.datasets.synthetic", Room("synthetic", write_dataset=fail))
     with pytest.raises(KeyError):
         cli.main(["synth", "x"])
 

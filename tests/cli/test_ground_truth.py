@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_frameseg.annotations import download
 from hf_frameseg.cli.ground_truth import add_ground_truth_options, resolve_ground_truth
-from hf_frameseg.data import download
 
 
 def resolve(*words: str) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hf_frameseg.cli import main
-from hf_frameseg.data import video_jobs
-from hf_frameseg.data.qvhighlights import load_qvhighlights
-from hf_frameseg.data.synthetic import write_dataset
+from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.synthetic import write_dataset
+from hf_frameseg.prepared import jobs as video_jobs
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from hf_frameseg import cli
-from hf_frameseg.decoding.frames_file import write_frames_file
-from hf_frameseg.decoding.proposals import to_prediction
-from hf_frameseg.decoding.settings import OWN_OPTIONS, ProposalSettings
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 from hf_frameseg.moments import FrameGrid
+from hf_frameseg.proposals.frames_file import write_frames_file
+from hf_frameseg.proposals.prediction import to_prediction
+from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
 
 WINDOWS = {30: [[0, 4]], 10: [[4, 6], [8, 10]], 20: [[6, 10]]}
 MASKS = {30: [1, 1, 0, 0, 0], 10: [0, 0, 1, 0, 1], 20: [0, 0, 0, 0, 0]}

@@ -18,7 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from hf_frameseg import __version__, cli
-from hf_frameseg.data import download
+from hf_frameseg.annotations import download
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "metric"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_frameseg.cli import main
-from hf_frameseg.data.synthetic import write_dataset
+from hf_frameseg.datasets.synthetic import write_dataset
 
 
 @pytest.fixture(scope="module")

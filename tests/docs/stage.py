@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pages import ROOT, Block
 
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.synthetic import write_dataset
+from hf_frameseg.datasets.synthetic import write_dataset
+from hf_frameseg.sharing.config import FrameSegmentationConfig
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 1200  # the machine may be busy; nothing waits for it

@@ -13,7 +13,7 @@ FILES = {"train": "highlight_train_release.jsonl", "val": "highlight_val_release
 
 @pytest.fixture(scope="module")
 def splits(shared_dir: Path) -> dict[str, list[dict]]:
-    from hf_frameseg.data.annotations import read_annotations
+    from hf_frameseg.annotations.qvhighlights import read_annotations
 
     files = {**FILES, "test": "highlight_test_with_gt.jsonl"}
     return {split: read_annotations(shared_dir / "qvhighlights" / name) for split, name in files.items()}
@@ -22,8 +22,8 @@ def splits(shared_dir: Path) -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def masks(splits: dict[str, list[dict]]) -> dict[str, np.ndarray]:
     """The digits of each split at 25 frames, (N, 25)."""
-    from hf_frameseg.labels import frame_mask
     from hf_frameseg.moments import FrameGrid
+    from hf_frameseg.targets import frame_mask
 
     return {
         split: np.array([frame_mask(row["relevant_windows"], FrameGrid(row["duration"], 25)) for row in rows])
@@ -58,7 +58,7 @@ def test_copying_the_previous_digit(masks: dict[str, np.ndarray]) -> None:
 def test_tversky_of_an_answer_without_the_video(masks: dict[str, np.ndarray]) -> None:
     import torch
 
-    from hf_frameseg.losses import TverskyLoss
+    from hf_frameseg.objectives import TverskyLoss
 
     mask = torch.tensor(masks["train"], dtype=torch.float32)
     share = torch.full_like(mask, mask.mean())

@@ -28,7 +28,7 @@ def qvh() -> Iterator[ModuleType]:
 @pytest.fixture(scope="session")
 def qvh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four training videos, two of val."""
-    from hf_frameseg.data.synthetic import write_dataset
+    from hf_frameseg.datasets.synthetic import write_dataset
 
     folder = tmp_path_factory.mktemp("qvh_data") / "synthetic"
     counts = {"num_train_videos": 4, "num_val_videos": 2, "num_test_videos": 1}
@@ -38,7 +38,7 @@ def qvh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def qvh_base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_processor: Any) -> Path:
     """A tiny random xGen-MM that is asked about 5 frames."""
-    from hf_frameseg.config import FrameSegmentationConfig
+    from hf_frameseg.sharing.config import FrameSegmentationConfig
 
     folder = tmp_path_factory.mktemp("qvh_base")
     tiny_model.save_pretrained(folder)

@@ -33,8 +33,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import torch
 from transformers import TrainerState
 
-from hf_frameseg.checkpoints import last_whole_checkpoint
-from hf_frameseg.data.synthetic import write_dataset
+from hf_frameseg.datasets.synthetic import write_dataset
+from hf_frameseg.training.checkpoints import last_whole_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 STEPS = 5  # three in an epoch

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.synthetic import write_dataset
-from hf_frameseg.losses import LOSSES
+from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.metrics import HEADLINE_COLUMNS
-from hf_frameseg.training_args import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.objectives import LOSSES
+from hf_frameseg.sharing.config import FrameSegmentationConfig
+from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

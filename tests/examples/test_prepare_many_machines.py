@@ -10,10 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from datasets import load_dataset
 
-from hf_frameseg.data.qvhighlights import load_qvhighlights
-from hf_frameseg.data.synthetic import write_dataset
+from datasets import load_dataset
+from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.synthetic import write_dataset
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "prepare_many_machines.py"
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_frameseg.data.prompts import PROMPTS
-from hf_frameseg.data.synthetic import COLORS, SHAPES, query_text
+from hf_frameseg.batches.prompts import PROMPTS
+from hf_frameseg.datasets.synthetic import COLORS, SHAPES, query_text
+from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.inference import MomentRetriever
-from hf_frameseg.labels import BinaryLabels
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "pretrain_tiny.py"
 ASSETS_LIMIT_BYTES = 5_000_000

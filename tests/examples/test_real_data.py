@@ -20,13 +20,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.annotations import read_annotations
-from hf_frameseg.data.qvhighlights import FAILURES_FILE, load_qvhighlights
-from hf_frameseg.data.video import read_frames
+from hf_frameseg.annotations.qvhighlights import read_annotations
+from hf_frameseg.datasets.qvhighlights import load_qvhighlights
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 from hf_frameseg.moments import FrameGrid
+from hf_frameseg.prepared.failures import FAILURES_FILE
+from hf_frameseg.sharing.config import FrameSegmentationConfig
+from hf_frameseg.video.read import read_frames
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 NUM_FRAMES = 5

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from hf_frameseg import __version__
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.annotations import read_annotations
-from hf_frameseg.decoding.frames_file import read_frames_file
-from hf_frameseg.decoding.settings import ProposalSettings
+from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.metrics import HEADLINE_COLUMNS, evaluate_submission, validate_submission
+from hf_frameseg.proposals.frames_file import read_frames_file
+from hf_frameseg.proposals.settings import ProposalSettings
+from hf_frameseg.sharing.config import FrameSegmentationConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 CONTROLS = ["base without fine-tuning", "blank frames", "queries shuffled between videos", "whole video"]

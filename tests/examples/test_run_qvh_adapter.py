@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from hf_frameseg.config import FrameSegmentationConfig
-from hf_frameseg.data.synthetic import write_dataset
-from hf_frameseg.hub import load_adapter
+from hf_frameseg.datasets.synthetic import write_dataset
+from hf_frameseg.sharing.adapter_folder import load_adapter
+from hf_frameseg.sharing.config import FrameSegmentationConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 

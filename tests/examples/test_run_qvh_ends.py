@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_frameseg.checkpoints import what_is_missing
-from hf_frameseg.data.annotations import read_annotations
-from hf_frameseg.evaluation import MomentRetrievalMetrics
-from hf_frameseg.hub import load_adapter
+from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.metrics import evaluate_submission
-from hf_frameseg.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.sharing.adapter_folder import load_adapter
+from hf_frameseg.training.checkpoints import what_is_missing
+from hf_frameseg.training.evaluation import MomentRetrievalMetrics
+from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 
 Run = Callable[..., dict[str, Any]]
 PISSA = ["--lora_r=4", "--lora_init=pissa_niter_4", "--lora_modules_to_save=resampler"]
@@ -123,7 +123,7 @@ def test_a_refused_adapter_is_kept_and_the_scores_are_written(
     def differs(*args: Any, **kwargs: Any) -> None:
         raise ValueError("it differs by 0.2 in a logit")
 
-    monkeypatch.setattr("hf_frameseg.hub.compare", differs)
+    monkeypatch.setattr("hf_frameseg.sharing.adapter_folder.compare", differs)
     with pytest.raises(SystemExit, match=r"run_qvh.py: error: it differs by 0.2 .*the adapter is kept in (.*refused)"):
         qvh_run(tmp_path, "--lora_r=2", "--controls=true")
     load_adapter(tmp_path / "model.refused")
@@ -147,7 +147,7 @@ def test_a_model_that_is_replaced_is_replaced_whole(
     qvh_run(tmp_path, "--save_strategy=no", "--do_eval=false")
     before = weights(tmp_path / "model")
     with monkeypatch.context() as patch:
-        patch.setattr("hf_frameseg.config.FrameSegmentationConfig.save", fail)
+        patch.setattr("hf_frameseg.sharing.config.FrameSegmentationConfig.save", fail)
         with pytest.raises(ZeroDivisionError):
             qvh_run(tmp_path, "--save_strategy=no", "--max_steps=1")
     after = weights(tmp_path / "model")

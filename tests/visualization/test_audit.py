@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hf_frameseg.metrics.audit import audit_report
+from hf_frameseg.audit.report import audit_report
 from hf_frameseg.visualization import audit_figure
 from hf_frameseg.visualization._audit_panels import spread
 

@@ -14,8 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hf_frameseg.metrics.audit import audit_report
-from hf_frameseg.moments import FrameGrid, FramePrediction
+from hf_frameseg.audit.report import audit_report
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization import audit_figure, comparison_figure, qualitative_figure, training_curves_figure
 
 FOREIGN = {

@@ -17,14 +17,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from hf_frameseg.moments import (
-    FrameGrid,
-    FramePrediction,
-    Moment,
-    interpolate_to_clips,
-    mask_to_moments,
-    moments_to_mask,
-)
+from hf_frameseg.moments import FrameGrid, Moment, interpolate_to_clips, mask_to_moments, moments_to_mask
+from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization import qualitative_figure
 from hf_frameseg.visualization._style import BLUE, ORANGE, PALE_BLUE
 from hf_frameseg.visualization._timeline import PLOT_WIDTH

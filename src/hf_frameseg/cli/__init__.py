@@ -140,7 +140,7 @@ def _flush(stream: TextIO) -> OSError | None:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Return the errors that a user can mend; looked up when one is caught, as nobody raises what is not imported."""
-    video = sys.modules.get("hf_frameseg.data.video")
+    video = sys.modules.get("hf_frameseg.video.read")
     return (ValueError, OSError, ImportError, RecursionError, MemoryError, *([video.VideoReadError] if video else []))
 
 

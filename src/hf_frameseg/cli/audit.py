@@ -67,9 +67,9 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 def _audit(options: argparse.Namespace) -> None:
     """Check, measure, write, print: a closed pipe shall not cost a file."""
     from hf_frameseg._files import check_outputs
+    from hf_frameseg.annotations.any_file import read_annotation_file
     from hf_frameseg.cli.ground_truth import resolve_ground_truth
     from hf_frameseg.cli.score_files import write_json
-    from hf_frameseg.data.annotation_files import read_annotation_file
 
     if options.output is not None:
         from hf_frameseg._imports import require
@@ -80,7 +80,7 @@ def _audit(options: argparse.Namespace) -> None:
     path = resolve_ground_truth(options)
     check_outputs({"--output": options.output, "--json": options.json}, [path])
     annotations = read_annotation_file(path)
-    from hf_frameseg.metrics.audit import audit_report
+    from hf_frameseg.audit.report import audit_report
 
     num_frames, rules = sorted(set(options.num_frames)), list(dict.fromkeys(options.label_rule))
     report = audit_report(annotations, num_frames, rules)
@@ -103,7 +103,7 @@ def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
     r"""Show an audit on a terminal.
 
     Args:
-        report: What `metrics.audit.audit_report` returned.
+        report: What `audit.report.audit_report` returned.
         title: First line, for example the name of the file.
         width: Columns of the terminal.
 
@@ -111,7 +111,7 @@ def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
         Several lines, without a newline at the end.
 
     Example:
-        >>> from hf_frameseg.metrics.audit import audit_report
+        >>> from hf_frameseg.audit.report import audit_report
         >>> row = {"qid": 1, "vid": "a", "duration": 12, "relevant_windows": [[2, 6]], "relevant_clip_ids": [1, 2],
         ...        "saliency_scores": [[4, 4, 2], [4, 3, 2]]}
         >>> print("\n".join(audit_text(audit_report([row], [6]), "one.jsonl", width=80).split("\n")[:3]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_frameseg._files import refuse_to_overwrite
 
 if TYPE_CHECKING:
-    from hf_frameseg.data.builder import FrameDatasetBuilder
+    from hf_frameseg.prepared.builder import FrameDatasetBuilder
 
 DATASETS = {
     "qvhighlights": ("qvhighlights", "QVHighlights"),
@@ -108,7 +108,7 @@ def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If an option does not fit the data set.
     """
-    from hf_frameseg.data.worker import check_num_processes
+    from hf_frameseg.video.worker import check_num_processes
 
     check_num_processes("--num-proc", options.num_proc)
     if options.download and options.dataset != "qvhighlights":

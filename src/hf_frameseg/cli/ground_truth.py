@@ -54,10 +54,10 @@ def resolve_ground_truth(options: argparse.Namespace) -> Path:
         if options.data_dir is not None:
             raise ValueError("--data-dir is the folder to find a split in; add --split, or leave out --data-dir")
         return options.ground_truth
-    from hf_frameseg.data.annotations import ANNOTATION_FILES, find_annotations
+    from hf_frameseg.annotations.qvhighlights import ANNOTATION_FILES, find_annotations
 
     if options.data_dir is None:
-        from hf_frameseg.data.download import fetch_annotations
+        from hf_frameseg.annotations.download import fetch_annotations
 
         return fetch_annotations(options.split)
     path = find_annotations(options.data_dir, options.split)
@@ -85,7 +85,7 @@ def read_truth(path: Path) -> ParsedSubmission:
         OSError: If it is not there or cannot be read.
         ValueError: If it is no annotation file; the message names file and place.
     """
-    from hf_frameseg.data.annotation_files import is_official, read_annotation_file
+    from hf_frameseg.annotations.any_file import is_official, read_annotation_file
     from hf_frameseg.metrics import ParsedSubmission, read_ground_truth
     from hf_frameseg.records import read_text_file
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from hf_frameseg.moments import FramePrediction
+    from hf_frameseg.predictions import FramePrediction
 
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 100
@@ -30,7 +30,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", "
 
 def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
-    from hf_frameseg.decoding.settings import OWN_OPTIONS
+    from hf_frameseg.proposals.settings import OWN_OPTIONS
 
     parser = commands.add_parser(
         "predict", parents=[common], help="find the moments of one video", description="Find the moments of one video."
@@ -67,7 +67,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from hf_frameseg.data.video import probe_duration
+    from hf_frameseg.video.read import probe_duration
 
     # What can be wrong without a model is said before one is loaded.
     pictures = _check_options(options)
@@ -78,10 +78,10 @@ def _predict(options: argparse.Namespace) -> None:
         require("matplotlib", extra="viz")
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    from hf_frameseg.config import TINY_MODEL
-    from hf_frameseg.decoding.settings import ProposalSettings
     from hf_frameseg.inference import MomentRetriever
-    from hf_frameseg.loading import usable
+    from hf_frameseg.proposals.settings import ProposalSettings
+    from hf_frameseg.sharing.config import TINY_MODEL
+    from hf_frameseg.sharing.loading import usable
 
     disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
     if not options.debug:
@@ -95,7 +95,7 @@ def _predict(options: argparse.Namespace) -> None:
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
     shown = None
     if pictures:
-        from hf_frameseg.data.video import read_frames
+        from hf_frameseg.video.read import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
         shown = read_frames(options.video, frames.grid, damaged=options.damaged).frames[
@@ -112,8 +112,8 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> list[Path]:
     """Refuse what cannot be asked or written; return where the pictures go, one per query, or none."""
-    from hf_frameseg.config import FrameSegmentationConfig
-    from hf_frameseg.data.prompts import check_query
+    from hf_frameseg.batches.prompts import check_query
+    from hf_frameseg.sharing.config import FrameSegmentationConfig
 
     if options.num_beams is not None:
         FrameSegmentationConfig(num_beams=options.num_beams)

@@ -57,7 +57,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 def _prepare(options: argparse.Namespace) -> None:
     """Prepare each split, and say where it is."""
     from hf_frameseg.cli.data_options import builder_class, config_arguments
-    from hf_frameseg.data.builder import load_split
+    from hf_frameseg.prepared.builder import load_split
 
     given = {name: getattr(options, name) for name in _CHOICES if getattr(options, name) is not None}
     cache_dir = None if options.cache_dir is None else str(options.cache_dir)

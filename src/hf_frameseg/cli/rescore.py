@@ -13,8 +13,8 @@ from hf_frameseg._files import atomic_write, check_outputs
 from hf_frameseg._text import printable
 
 if TYPE_CHECKING:
-    from hf_frameseg.decoding.settings import ProposalSettings
-    from hf_frameseg.moments import FramePrediction
+    from hf_frameseg.predictions import FramePrediction
+    from hf_frameseg.proposals.settings import ProposalSettings
 
 SNAP_SECONDS = 2.0
 
@@ -30,7 +30,7 @@ _COLUMN_TITLES = {
 def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     """Add the command to the parser."""
     from hf_frameseg.cli.ground_truth import add_ground_truth_options
-    from hf_frameseg.decoding.settings import OWN_OPTIONS, RANKINGS, SALIENCY_RULES, SALIENCY_VALUES
+    from hf_frameseg.proposals.settings import OWN_OPTIONS, RANKINGS, SALIENCY_RULES, SALIENCY_VALUES
 
     parser = commands.add_parser(
         "rescore",
@@ -66,8 +66,8 @@ def _rescore(options: argparse.Namespace) -> None:
     if options.submission is not None and len(settings) != 1:
         raise ValueError(f"--submission holds the windows of one decoder, got {len(settings)}; name one with --decoder")
     from hf_frameseg.cli.ground_truth import read_truth, resolve_ground_truth
-    from hf_frameseg.decoding.frames_file import read_frames_file
     from hf_frameseg.metrics import evaluate_submission
+    from hf_frameseg.proposals.frames_file import read_frames_file
 
     ground_truth = resolve_ground_truth(options)
     check_outputs({"--json": options.json, "--submission": options.submission}, [options.frames, ground_truth])
@@ -94,7 +94,7 @@ def _rescore(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> list[ProposalSettings]:
     """Return the settings of every decoder that is asked for, in their order."""
-    from hf_frameseg.decoding.settings import OWN_OPTIONS, ProposalSettings
+    from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
 
     names = list(dict.fromkeys(options.decoder or OWN_OPTIONS))
     if options.ranking is not None and not any("ranking" in OWN_OPTIONS[name] for name in names):
@@ -115,7 +115,7 @@ def _redecoded(
     """Yield the predictions of each decoder, with a progress bar where it takes long."""
     from tqdm import tqdm
 
-    from hf_frameseg.decoding.proposals import redecode
+    from hf_frameseg.proposals.prediction import redecode
 
     total = len(predictions) * len(settings)
     # None: no bar in a file or a pipe.
@@ -194,7 +194,7 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         Lines without a newline at the end.
 
     Example:
-        >>> from hf_frameseg.decoding.settings import ProposalSettings
+        >>> from hf_frameseg.proposals.settings import ProposalSettings
         >>> made_by = {"num_queries": 2, "windows_per_query": 1.5, "proposals": ProposalSettings("runs").to_dict()}
         >>> brief = {"MR-full-R1@0.5": 50.0, "MR-full-R1@0.7": 50.0, "MR-full-mAP": 41.25}
         >>> for line in describe({"runs": {"brief": brief, "frameseg": made_by}}):
@@ -206,8 +206,8 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         runs  50.00  50.00  41.25     -      -       -      -      1.5
     """
     from hf_frameseg.cli.text_table import format_table
-    from hf_frameseg.decoding.settings import OWN_OPTIONS
     from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
+    from hf_frameseg.proposals.settings import OWN_OPTIONS
 
     made_by = [result["frameseg"] for result in results.values()]
     proposals = made_by[0]["proposals"]

@@ -75,9 +75,9 @@ def score_highlights(submission: ParsedSubmission, name: str, options: argparse.
     Raises:
         ValueError: If a file cannot be scored; the message names place and repair.
     """
+    from hf_frameseg.annotations.any_file import read_rated_clips
+    from hf_frameseg.annotations.moment_rows import RatingScale
     from hf_frameseg.cli.score_files import write_columns, write_json
-    from hf_frameseg.data.annotation_files import read_rated_clips
-    from hf_frameseg.data.moment_rows import RatingScale
     from hf_frameseg.metrics import bootstrap_means, evaluate_highlights
 
     scale = RatingScale(*options.rating_scale, options.clip_seconds or 2.0, options.raters)

@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from hf_frameseg.data.synthetic import write_dataset
+    from hf_frameseg.datasets.synthetic import write_dataset
 
     wanted = {
         "num_train_videos": options.num_train,

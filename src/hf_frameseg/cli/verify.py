@@ -15,8 +15,8 @@ from hf_frameseg.cli.data_options import add_data_options, refuse_in_data
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hf_frameseg.data.manifest import PreparedFolder
-    from hf_frameseg.data.verification import Verification
+    from hf_frameseg.prepared.manifest import PreparedFolder
+    from hf_frameseg.prepared.verify import Verification
 
 SHOWN_PROBLEMS = 10  # of each kind and split
 
@@ -95,7 +95,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _verify_videos(options: argparse.Namespace) -> Verification:
     """Check the videos of a data set."""
     from hf_frameseg.cli.data_options import builder_class, config_arguments
-    from hf_frameseg.data.verification import verify_videos
+    from hf_frameseg.prepared.verify import verify_videos
 
     splits = None if options.split is None else tuple(dict.fromkeys(options.split))
     config = builder_class(options).BUILDER_CONFIG_CLASS(**config_arguments(options), splits=splits)
@@ -104,7 +104,7 @@ def _verify_videos(options: argparse.Namespace) -> Verification:
 
 def _verify_cache(folder: Path) -> list[PreparedFolder]:
     """Check all prepared data in a cache."""
-    from hf_frameseg.data.manifest import check_prepared
+    from hf_frameseg.prepared.manifest import check_prepared
 
     if folder == _DEFAULT_CACHE:
         from datasets.config import HF_DATASETS_CACHE
@@ -123,7 +123,7 @@ def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
         Lines.
 
     Example:
-        >>> from hf_frameseg.data.manifest import PreparedFolder
+        >>> from hf_frameseg.prepared.manifest import PreparedFolder
         >>> good = PreparedFolder(Path("cache/a"), 2, 3_000_000, None)
         >>> print("\n".join(describe_prepared([good, PreparedFolder(Path("cache/b"), 2, 10, "x.arrow is no file")])))
         sound    cache/a  2 files, 3.0 MB
@@ -154,7 +154,7 @@ def describe(verification: Verification, width: int) -> list[str]:
         Lines.
 
     Example:
-        >>> from hf_frameseg.data.verification import Verification, VideoProblem
+        >>> from hf_frameseg.prepared.verify import Verification, VideoProblem
         >>> problem = VideoProblem("val", "v7", None, "missing", "no such file in the video folder QVH/videos", 2)
         >>> print("\n".join(describe(Verification({"val": 10}, {"val": 12}, (problem,)), width=80)))
              videos  queries  missing  unreadable  duration  queries affected
@@ -163,7 +163,7 @@ def describe(verification: Verification, width: int) -> list[str]:
         val  missing     v7  no such file in the video folder QVH/videos (2 queries)
     """
     from hf_frameseg.cli.text_table import format_table
-    from hf_frameseg.data.verification import PROBLEMS
+    from hf_frameseg.prepared.verify import PROBLEMS
 
     wide = max(map(len, verification.videos), default=0)
     rows = []

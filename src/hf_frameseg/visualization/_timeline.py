@@ -14,7 +14,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
-from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, FramePrediction, Moment
+from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, Moment
+from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization._style import (
     BLUE,
     FAINT,

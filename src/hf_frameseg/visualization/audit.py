@@ -45,7 +45,7 @@ def audit_figure(report: Mapping[str, Any], title: str | None = None) -> Figure:
     """Draw ceilings over the number of frames, one column per label rule, then window lengths and masks.
 
     Args:
-        report: What `metrics.audit.audit_report` returned, or the same read from JSON.
+        report: What `audit.report.audit_report` returned, or the same read from JSON.
         title: Headline, for example the name of the annotation file.
 
     Returns:
@@ -55,7 +55,7 @@ def audit_figure(report: Mapping[str, Any], title: str | None = None) -> Figure:
         ValueError: If the report holds no setting.
 
     Example:
-        >>> from hf_frameseg.metrics.audit import audit_report
+        >>> from hf_frameseg.audit.report import audit_report
         >>> from hf_frameseg.visualization import audit_figure
         >>> row = {"qid": 1, "vid": "a", "duration": 12, "relevant_windows": [[2, 6]], "relevant_clip_ids": [1, 2],
         ...        "saliency_scores": [[4, 4, 2], [4, 3, 2]]}

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import FrameGrid, FramePrediction, Moment, temporal_iou
+from hf_frameseg.moments import FrameGrid, Moment, temporal_iou
+from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization import _timeline as timeline
 from hf_frameseg.visualization._style import AS_IT_IS, INK, MUTED, POINTS_PER_INCH, text_width_inches, wrap_text
 

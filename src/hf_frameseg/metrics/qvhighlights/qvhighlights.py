@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
 import evaluate
 
+import datasets
 from hf_frameseg.metrics import evaluate_per_query, mean_iou, recall_at, summarize_per_query
 
 _DESCRIPTION = """\

@@ -1,0 +1,1 @@
+"""Annotation files of data sets -> rows of queries. No frames, no videos."""

@@ -1,0 +1,1 @@
+"""What annotations allow: ceilings of a frame grid, and statistics."""

@@ -1,0 +1,1 @@
+"""Rows -> model tensors: prompts, encoding, the collator, and which process gets which row."""

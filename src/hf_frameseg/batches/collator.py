@@ -1,0 +1,236 @@
+"""Rows -> model inputs with the answer, its labels and the frame targets (layout: see `batches/encoding.py`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_frameseg.annotations.qvhighlights import qid_seed
+from hf_frameseg.batches.encoding import append_answers, encode_prompts
+from hf_frameseg.batches.prompts import PromptTemplate, get_prompt
+from hf_frameseg.batches.row_numbers import plain
+from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.moments import num_clips
+from hf_frameseg.prepared.frame_columns import check_num_frames, row_frames, row_shape
+from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets, saliency_threshold
+from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
+
+
+def _no_epoch() -> torch.Tensor:
+    """Make the memory, shared with worker processes, of an epoch that nobody has set yet."""
+    return torch.full((), -1, dtype=torch.int64).share_memory_()
+
+
+@dataclass(kw_only=True)
+class FrameSegmentationCollator:
+    """Turn data set rows into a batch for training, evaluation or generation.
+
+    Reproducible randomness: every draw comes from a generator of its own, keyed by (`seed`, epoch, `qid`). So a row
+    gets the same frames and the same corrupted digits whatever the batch size, the number of workers or processes, and
+    after resuming from a checkpoint, and no random state is shared with anything else. Call `set_epoch` before each
+    epoch (the package's trainer does); it reaches worker processes, persistent ones too. Without it, the loader's seed
+    of the epoch (in worker processes) or the number of times this object has seen the row (elsewhere) keeps epochs
+    apart; persistent workers then draw the same again, because their seed stays.
+
+    To change what it does, subclass it: of a function around it the trainer can neither set the epoch nor make the
+    collator for evaluation.
+
+    Args:
+        processor: Any multimodal processor of transformers with a chat template and a tokenizer.
+        labels: The digit and end ids of that tokenizer.
+        prompt: A `PromptTemplate` or the name of one in `PROMPTS`. Times in it are those of the pictures that are drawn
+            (`frame_times_seconds`), or of the row's grid where the row has none.
+        num_frames: Frames every row must have; None lets rows differ.
+        label_rule: Which frames are relevant, see `targets.frame_mask`.
+        graded_targets: Let `frame_targets` be the annotators' mean score / 4 in place of the mask, which stays in the
+            digits.
+        train: Draw one of three variants per frame and corrupt the prefix; else the middle variants, untouched.
+        prefix_corruption: Probability with which a digit of the teacher-forced *input* becomes a random digit (half of
+            these change it). Labels and targets keep the truth. Keeps a model from copying the previous true digit.
+        with_answer: False gives the prompt alone, for generation and for rows without annotations; as the trainer's
+            `eval_data_collator` it makes `predict` take such rows.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: When an argument is out of range, a row lacks a column or has another number of frames, or the
+            processor does not place one image per frame.
+
+    Example:
+        A loader of training batches; `labels` comes from `BinaryLabels.from_tokenizer(processor.tokenizer)`::
+
+            rows = load_qvhighlights(data_dir, "train", num_frames=25)
+            collator = FrameSegmentationCollator(processor=processor, labels=labels, prefix_corruption=0.3)
+            loader = DataLoader(rows, batch_size=4, shuffle=True, collate_fn=collator)
+    """
+
+    processor: Any
+    labels: BinaryLabels
+    prompt: PromptTemplate | str = "paper"
+    num_frames: int | None = None
+    label_rule: str = "window"
+    graded_targets: bool = False
+    train: bool = True
+    prefix_corruption: float = 0.0
+    with_answer: bool = True
+    seed: int = 0
+    _epoch: torch.Tensor = field(default_factory=_no_epoch, init=False, repr=False, compare=False)
+    _seen: Counter[int] = field(default_factory=Counter, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Resolve the prompt and check the numbers."""
+        self.prompt = get_prompt(self.prompt)
+        saliency_threshold(self.label_rule)  # refuses an unknown rule
+        if not 0.0 <= self.prefix_corruption <= 1.0:
+            raise ValueError(f"expected prefix_corruption between 0 and 1, got {self.prefix_corruption}")
+        if self.seed < 0:
+            raise ValueError(f"expected a seed of at least 0, got {self.seed}")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"expected num_frames of at least 1 or None, got {self.num_frames}")
+
+    def for_evaluation(self) -> FrameSegmentationCollator:
+        """Return the same collator with the middle variants and true digits."""
+        other = copy(self)  # not a new one: a subclass may be made with other arguments
+        other.train = False
+        other._epoch, other._seen = _no_epoch(), Counter()
+        return other
+
+    def set_epoch(self, epoch: int) -> None:
+        """Key the next draws to an epoch; call before the loader's iterator is made.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"expected an epoch of at least 0, got {epoch}")
+        if not self._epoch.is_shared():  # a deep copy's own
+            self._epoch = self._epoch.clone().share_memory_()
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate rows.
+
+        Args:
+            rows: B rows with the columns listed in `prepared/builder.py`; those of the grid and of the times may be
+                absent.
+
+        Returns:
+            The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
+            `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid`: (B,)
+            int64, or a list where ids are texts. With `with_answer=False` the processor's tensors, `frame_valid` and
+            `qid` only.
+        """
+        rows = [_as_written(row) for row in rows]
+        self._check(rows)
+        frames, times, masks, targets, inputs = [], [], [], [], []
+        for row in rows:
+            rng = self._generator(row["qid"])
+            variants = self._variants(row_shape(row)[0], rng)
+            frames.append(row_frames(row, variants))
+            times.append(_shown_seconds(row, variants) if self.prompt.tells_time else None)
+            if self.with_answer:
+                mask, target = self._targets(row)
+                masks.append(mask)
+                targets.append(target)
+                inputs.append(self._corrupt(mask, rng))
+        batch = encode_prompts(self.processor, self.prompt, [row["query"] for row in rows], frames, times)
+        if self.with_answer:
+            answers = [self.labels.answer_ids(mask) for mask in inputs]
+            truths = [self.labels.answer_ids(mask) for mask in masks]
+            batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
+            batch["frame_targets"] = _pad(targets, torch.float32)
+        batch["frame_valid"] = _pad([np.ones(len(row), dtype=bool) for row in frames], torch.bool)
+        qids = [row["qid"] for row in rows]
+        batch["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
+        return batch
+
+    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse rows of another shape than was asked for."""
+        needed = ["qid", "query", "frames", "frame_shape", "duration_seconds"]
+        needed += ["relevant_windows"] if self.with_answer else []
+        needed += ["relevant_clip_ids", "saliency_scores"] if self.with_answer and self._needs_saliency else []
+        for row in rows:
+            if missing := [name for name in needed if row.get(name) is None]:
+                raise ValueError(
+                    f"expected rows with the column(s) {missing}, got {sorted(row)}: load them with load_qvhighlights, "
+                    "train with remove_unused_columns=False, and use with_answer=False for rows without annotations"
+                )
+            if self.train and row.get("frames_missing"):
+                raise ValueError(
+                    f"qid {row['qid']}: its video could not be read, and there is nothing to learn from blank frames; "
+                    'drop such rows: rows.filter(lambda missing: not missing, input_columns="frames_missing")'
+                )
+        if self.num_frames is not None:
+            check_num_frames(rows, self.num_frames)
+
+    @property
+    def _needs_saliency(self) -> bool:
+        return self.graded_targets or self.label_rule.startswith("saliency")
+
+    def _generator(self, qid: int | str) -> np.random.Generator:
+        """Make the generator of one row's draws (see the class docstring for the key)."""
+        epoch = int(self._epoch) + 1
+        if epoch:
+            return np.random.default_rng([self.seed, epoch, 0, qid_seed(qid), 0])
+        worker = torch.utils.data.get_worker_info()
+        # A worker's seed is the loader's seed of this epoch plus the worker's number, which must not matter to the row.
+        loader_seed = 0 if worker is None else worker.seed - worker.id
+        times_seen = self._seen[qid]
+        self._seen[qid] += 1
+        return np.random.default_rng([self.seed, 0, loader_seed, qid_seed(qid), times_seen])
+
+    def _variants(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+        if not self.train:
+            return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
+        return rng.integers(len(VARIANTS), size=num_frames)
+
+    def _targets(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Mask (F,) bool that becomes the digits, and targets (F,) float of the segmentation losses."""
+        grid = row_grid(row)
+        saliency = None
+        if self._needs_saliency:
+            clips = num_clips(grid.duration_seconds)
+            saliency = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips)
+        mask = np.asarray(frame_mask(row["relevant_windows"], grid, rule=self.label_rule, saliency=saliency))
+        return mask, np.asarray(graded_frame_targets(saliency, grid) if self.graded_targets else mask, dtype=np.float32)
+
+    def _corrupt(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Replace digits of the teacher-forced input by random ones."""
+        if not self.train or self.prefix_corruption == 0.0:
+            return mask
+        replaced = rng.random(mask.shape) < self.prefix_corruption
+        return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
+
+
+def _shown_seconds(row: Mapping[str, Any], variants: np.ndarray) -> np.ndarray:
+    """Return when the chosen variant of each frame is shown, (F,); the grid's time where the row does not say."""
+    if row.get("frame_times_seconds") is None:
+        return row_grid(row).times_seconds
+    times = np.asarray(row["frame_times_seconds"], dtype=np.float64)
+    if times.shape != (len(variants), len(VARIANTS)):
+        raise ValueError(
+            f"qid {row['qid']}: expected frame_times_seconds of shape ({len(variants)}, {len(VARIANTS)}), one time for "
+            f"each picture, got {times.shape}; prepare the row again"
+        )
+    return times[np.arange(len(variants)), variants]
+
+
+def _as_written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with Python values in place of the tensors of `set_format`; the frames stay as they are."""
+    return {name: value if name == "frames" else plain(value) for name, value in row.items()}
+
+
+def _pad(rows: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
+    """Stack values per frame; rows with fewer frames are filled up at the end with zeros."""
+    padded = torch.zeros(len(rows), max(len(row) for row in rows), dtype=dtype)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.from_numpy(row)
+    return padded

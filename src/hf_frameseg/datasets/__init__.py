@@ -1,0 +1,1 @@
+"""One thin module per data set, and the synthetic ones."""

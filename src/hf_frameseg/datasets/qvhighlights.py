@@ -1,0 +1,114 @@
+"""QVHighlights, or any folder of its shape, as a `datasets` data set of cached frames.
+
+`load_qvhighlights(data_dir, "train")` decodes every video once, for all its queries, and keeps the result; how, and the
+columns of a row, is described in `hf_frameseg.prepared.builder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from hf_frameseg.annotations.download import fetch_annotations
+from hf_frameseg.annotations.qvhighlights import ANNOTATION_FILES, find_annotations, read_annotations
+from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
+from hf_frameseg.prepared.config import FrameDatasetConfig
+from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
+
+
+@dataclass
+class QVHighlightsConfig(FrameDatasetConfig):
+    """Say what to prepare of QVHighlights; the other fields are those of `FrameDatasetConfig`.
+
+    Args:
+        download: Download annotations that are not in the folder, once, see `hf_frameseg.annotations.download`.
+    """
+
+    download: bool = False
+
+    def split_names(self) -> tuple[str, ...]:
+        """Return the splits whose annotation file is there; all, if they may be downloaded."""
+        folder = Path(self.data_dir)
+        present = [
+            split for split, names in ANNOTATION_FILES.items() if any((folder / name).is_file() for name in names)
+        ]
+        if self.download:
+            present = list(ANNOTATION_FILES)
+        if not present:
+            self._annotation_file(next(iter(ANNOTATION_FILES)))  # says what is missing
+        return tuple(present)
+
+    def read_split(self, split: str) -> list[dict[str, Any]]:
+        """Read the checked annotations of a split; only test ones may lack labels."""
+        return read_annotations(self._annotation_file(split), require_labels=split != "test")
+
+    def _annotation_file(self, split: str) -> Path:
+        """Return the annotation file of a split."""
+        try:
+            return find_annotations(self.data_dir, split)
+        except FileNotFoundError as error:
+            if self.download:
+                return fetch_annotations(split)
+            hint = ", or pass download=True" if Path(self.data_dir).is_dir() else ""
+            raise FileNotFoundError(f"{error}{hint}") from None
+
+
+class QVHighlights(FrameDatasetBuilder):
+    """Decode the videos of a QVHighlights-shaped folder into rows.
+
+    `load_dataset` refuses builders that are not on the Hub as data files, so this class is used as a class:
+
+        builder = QVHighlights(data_dir="data", num_frames=25, frame_size=378)
+        builder.download_and_prepare(num_proc=8)
+        rows = builder.as_dataset("train")
+    """
+
+    BUILDER_CONFIG_CLASS = QVHighlightsConfig
+
+
+def load_qvhighlights(
+    data_dir: str | Path,
+    split: str,
+    num_frames: int = DEFAULT_NUM_FRAMES,
+    frame_size: int | None = None,
+    frame_format: str = "jpeg",
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    **options: Any,
+) -> datasets.Dataset:
+    """Load one split, decoding its videos the first time only.
+
+    Args:
+        data_dir: Folder with `highlight_<split>_release.jsonl` and `videos/<vid>.mp4` (.mkv .webm .avi .mov), also in
+            folders inside `videos`.
+        split: "train", "val" or "test".
+        num_frames: Frames F per video.
+        frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
+        frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
+        cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
+        num_proc: Processes that decode; the result does not depend on it.
+        **options: Other fields of `QVHighlightsConfig`, such as video_dir (a folder, or a tar archive), on_error or
+            download.
+
+    Returns:
+        A data set with the columns listed in `hf_frameseg.prepared.builder`, in the order of the annotation file.
+
+    Raises:
+        FileNotFoundError: If the folder, the annotations or (with `on_error="raise"`) a video is not there.
+        CacheError: If the cache cannot be written.
+        AnnotationError: If an annotation is wrong; the message names file and line.
+        VideoReadError: If (with `on_error="raise"`) a video cannot be read.
+        ValueError: If an argument is out of range.
+    """
+    builder = QVHighlights(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        data_dir=str(data_dir),
+        splits=(split,),
+        num_frames=num_frames,
+        frame_size=frame_size,
+        frame_format=frame_format,
+        **options,
+    )
+    return load_split(builder, split, num_proc)

@@ -1,0 +1,1 @@
+"""Rows and videos -> a data set of cached frames."""

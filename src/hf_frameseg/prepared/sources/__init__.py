@@ -1,0 +1,1 @@
+"""Where the videos of a data set lie: a folder, a tar or zip archive."""

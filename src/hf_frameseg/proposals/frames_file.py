@@ -1,0 +1,211 @@
+r"""Frames files: what a model said about each frame, so that windows and saliency can be made again without it.
+
+JSON lines in UTF-8, one query each:
+
+    {"qid": 1, "vid": "a", "query": "a dog", "duration_seconds": 6.0, "mask": "011", "log_odds": [-3.5, 1.25, 0.5]}
+
+| key | meaning |
+|--|--|
+| `qid` | whole number or text, once per file |
+| `vid`, `query` | as in the annotations |
+| `duration_seconds` | length of the video, above 0 |
+| `mask` | the decoded digits, one per frame |
+| `log_odds` | `logit_1 - logit_0` of each frame along the chosen beam, unrounded |
+| `probs` | foreground probabilities in [0, 1], for who has kept nothing else; instead of `log_odds` |
+| `grid_kind`, `grid_phase` | `kind` and `phase` of the `FrameGrid`; left out for the paper's, middle of equal windows |
+
+Python writes a float so that the same float is read back: what is rescored is what was decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_frameseg._files import atomic_write
+from hf_frameseg._text import printable
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals.prediction import probs_of, redecode
+from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
+
+REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
+VALUE_KEYS = ("log_odds", "probs")
+GRID_KEYS = ("grid_kind", "grid_phase")
+
+MAX_LINE_BYTES = 1_000_000
+"""Longest line of a frames file; 10,000 frames take a quarter of it."""
+
+
+class FramesFileError(ValueError):
+    """Say in one line, with file and line number, what is wrong with a frames file."""
+
+
+def write_frames_file(path: str | Path, predictions: Iterable[FramePrediction]) -> None:
+    """Write a frames file.
+
+    Args:
+        path: The file; an old one is replaced when the new one is whole.
+        predictions: One per query, with `qid` and `vid`. Without `log_odds` the probabilities are written.
+
+    Raises:
+        ValueError: If a prediction has no `qid` or no `vid`.
+    """
+    atomic_write(path, "".join(json.dumps(_to_row(prediction)) + "\n" for prediction in predictions))
+
+
+def read_frames_file(path: str | Path, settings: ProposalSettings = PAPER_PROPOSALS) -> list[FramePrediction]:
+    """Read a frames file and check every line.
+
+    Args:
+        path: The file.
+        settings: How windows and saliency are made of the frames; `redecode` makes others later.
+
+    Returns:
+        One prediction per line, in file order.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        FramesFileError: If it is empty or a line is wrong; the message starts with `file:line`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no frames file at {printable(path)}; check the path")
+    predictions: list[FramePrediction] = []
+    seen: dict[int, int] = {}
+    for number, line in _lines(path):
+        try:
+            prediction = redecode(_to_prediction(_parse(line)), settings)
+            if prediction.qid in seen:
+                raise ValueError(f"qid {prediction.qid} is also on line {seen[prediction.qid]}; keep one of them")
+        except ValueError as error:
+            raise FramesFileError(printable(f"{path.name}:{number}: {error}")) from None
+        seen[prediction.qid] = number
+        predictions.append(prediction)
+    if not predictions:
+        raise FramesFileError(
+            f"{printable(path.name)}: expected one JSON object per line, got an empty file; decode again"
+        )
+    return predictions
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold something, with their numbers."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                raise FramesFileError(
+                    f"{printable(path.name)}:{number}: longer than {MAX_LINE_BYTES} bytes; expected one query a line"
+                )
+            if line.strip():
+                yield number, line
+
+
+def _to_row(prediction: FramePrediction) -> dict[str, Any]:
+    """Return the line of a prediction."""
+    if prediction.qid is None or prediction.vid is None:
+        raise ValueError(
+            f"a line of a frames file needs qid and vid, got {prediction.qid!r} and {prediction.vid!r}; set them with "
+            "dataclasses.replace"
+        )
+    grid = prediction.grid
+    row = {
+        "qid": prediction.qid if isinstance(prediction.qid, str) else int(prediction.qid),
+        "vid": prediction.vid,
+        "query": prediction.query,
+        "duration_seconds": grid.duration_seconds,
+        "mask": "".join("01"[int(value)] for value in prediction.mask),
+    }
+    if (grid.kind, grid.phase) != ("middle", 0.0):
+        row |= {"grid_kind": grid.kind, "grid_phase": grid.phase}
+    if prediction.log_odds is not None:
+        return {**row, "log_odds": prediction.log_odds.tolist()}
+    return {**row, "probs": prediction.probs.tolist()}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Return one line as an object with the right keys."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error)[:120]}); expected one object per line") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object with {', '.join(REQUIRED_KEYS)}, got {type(row).__name__}")
+    if missing := [key for key in REQUIRED_KEYS if key not in row]:
+        raise ValueError(f"lacks {', '.join(missing)}; every line needs all of {', '.join(REQUIRED_KEYS)}")
+    if sum(key in row for key in VALUE_KEYS) != 1:
+        raise ValueError(f"expected either {' or '.join(VALUE_KEYS)}, one value per frame; write one of the two")
+    if unknown := sorted(row.keys() - {*REQUIRED_KEYS, *VALUE_KEYS, *GRID_KEYS}):
+        raise ValueError(f"unknown key {unknown[0]!r:.80}; remove or correct it")
+    return row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(f"{name} is no JSON number; look for an overflow in the model's output")
+
+
+def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
+    """Return one checked line, without windows and saliency."""
+    qid, mask = row["qid"], row["mask"]
+    if not (isinstance(qid, str) and qid.strip()) and (type(qid) is not int or not -(2**63) <= qid < 2**63):
+        raise ValueError(f"expected qid to be a 64-bit integer or a text, got {qid!r:.80}")
+    for key in ("vid", "query"):
+        if not isinstance(row[key], str):
+            raise ValueError(f"expected {key} to be a text, got {row[key]!r:.80}")
+    if not isinstance(mask, str) or not mask or set(mask) - {"0", "1"}:
+        raise ValueError(f"expected mask to be a text of 0 and 1, one per frame, got {mask!r:.80}")
+    grid = _grid(row, len(mask))  # refuses more frames than a grid has
+    key = next(key for key in VALUE_KEYS if key in row)
+    values = _values(key, row[key], len(mask))
+    return FramePrediction(
+        grid=grid,
+        mask=np.array([digit == "1" for digit in mask]),
+        probs=probs_of(values) if key == "log_odds" else values,
+        moments=(),
+        saliency=np.zeros(0),
+        query=row["query"],
+        qid=qid,
+        vid=row["vid"],
+        log_odds=values if key == "log_odds" else None,
+    )
+
+
+def _grid(row: Mapping[str, Any], num_frames: int) -> FrameGrid:
+    """Return the frame windows of a line."""
+    duration, phase = row["duration_seconds"], row.get("grid_phase", 0.0)
+    for name, value in (("duration_seconds", duration), ("grid_phase", phase)):
+        if not _is_number(value):
+            raise ValueError(f"expected {name} to be a finite number, got {value!r:.80}")
+    return FrameGrid(duration, num_frames, row.get("grid_kind", "middle"), phase)
+
+
+def _values(key: str, values: Any, num_frames: int) -> NDArray[np.float64]:
+    """Return one checked value per frame."""
+    if not isinstance(values, list) or len(values) != num_frames:
+        got = f"{len(values)}" if isinstance(values, list) else f"{values!r:.80}"
+        raise ValueError(f"expected {key} to be a list of {num_frames} numbers, one per digit of mask, got {got}")
+    wrong = next((index for index, value in enumerate(values) if not _is_number(value)), None)
+    if wrong is not None:
+        raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}")
+    array = np.array(values, dtype=np.float64)
+    if key == "probs" and not ((array >= 0) & (array <= 1)).all():
+        frame = int(np.flatnonzero((array < 0) | (array > 1))[0])
+        raise ValueError(f"expected probs in [0, 1], got {values[frame]!r} for frame {frame}; logits go into log_odds")
+    return array
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a finite number (`true` is none, and 1e999 is read as infinity)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

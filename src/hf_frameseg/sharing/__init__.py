@@ -1,0 +1,1 @@
+"""Models that go from one machine to another: their settings, loading, adapters, the Hub."""

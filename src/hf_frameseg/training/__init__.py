@@ -1,0 +1,1 @@
+"""The trainer, its arguments, evaluation, checkpoints and recipes."""

@@ -1,0 +1,231 @@
+"""From gathered decodes to official scores, and the controls that a score is compared with.
+
+Teacher-forced losses do not show that a model looks at the video: copying the previous digit is right nine times out of
+ten. So every table has rows that cannot look: blank frames, the query of another video, the whole video as one moment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_frameseg._files import atomic_write
+from hf_frameseg.batches.row_numbers import plain
+from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summarize_per_query, tasks_left_out
+from hf_frameseg.metrics.submission import check_thresholds
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals.prediction import redecode, to_prediction
+from hf_frameseg.proposals.settings import SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.video.sampling import row_grid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import EvalPrediction
+
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+GROUND_TRUTH_COLUMNS = ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores")
+OPTIONAL_COLUMNS = ("grid_kind", "grid_phase", "saliency_source")
+"""Columns that only rows on another grid than the paper's, or with ratings that nobody gave, need."""
+
+
+class MomentRetrievalMetrics:
+    """Score the decodes of a split; the `compute_metrics` of the trainer.
+
+    In the trainer, the rows that are evaluated take the place of `rows`: one object scores every evaluation set, a part
+    of one, and training rows. Elsewhere `for_rows` does that.
+
+    Highlight scores are those of the queries that people have rated: the others are left out of them, with a line in
+    the log. Where nobody rated anything there are none.
+
+    Args:
+        rows: The split, a data set or rows with the columns of `datasets/qvhighlights.py`.
+        proposals: How windows and saliency are made of the decodes. The default, `runs+fill`, has the R1 of the paper's
+            `runs` and a higher mAP; `docs/decoders.md` says by how much.
+        r1_thresholds: Further IoU thresholds of R1, such as 0.3 for Charades-STA; `__call__` adds `R1@0.3`.
+
+    Raises:
+        ValueError: If a column is missing or a query id stands twice; from `predictions`, when decodes and rows do not
+            hold the same queries.
+    """
+
+    columns = (*GROUND_TRUTH_COLUMNS, "duration_seconds", *OPTIONAL_COLUMNS)
+    """Columns of a row that are looked at."""
+
+    def __init__(
+        self,
+        rows: Dataset | Iterable[Mapping[str, Any]],
+        proposals: ProposalSettings = SCORING_PROPOSALS,
+        r1_thresholds: Sequence[float] = (),
+    ) -> None:
+        self.rows = _by_qid(rows)
+        self.proposals = proposals
+        self.r1_thresholds = check_thresholds(r1_thresholds)
+
+    def for_rows(self, rows: Dataset | Iterable[Mapping[str, Any]]) -> MomentRetrievalMetrics:
+        """Return the same metrics for other rows, or a part of these.
+
+        Args:
+            rows: As for the class.
+        """
+        other = copy(self)
+        other.rows = _by_qid(rows)
+        return other
+
+    @property
+    def ground_truth(self) -> list[dict[str, Any]]:
+        """Return the annotation lines, as the official evaluator reads them."""
+        lines = []
+        for row in self.rows.values():
+            source = {} if row["saliency_source"] is None else {"saliency_source": row["saliency_source"]}
+            labels = {name: row[name] for name in GROUND_TRUTH_COLUMNS}
+            lines.append({**labels, "duration": row["duration_seconds"], **source})
+        return lines
+
+    def predictions(self, masks: np.ndarray, frame_logits: np.ndarray, qids: np.ndarray) -> list[FramePrediction]:
+        """Return one prediction per query, in the order of the rows whatever the order of the decodes.
+
+        Args:
+            masks: (N, F) decoded digits, below 0 behind the frames of a row that has fewer than F.
+            frame_logits: (N, F, 2) scores of `0` and `1`.
+            qids: (N,) query ids, numbers or texts.
+        """
+        order = {plain(qid): index for index, qid in enumerate(qids)}
+        if len(order) != len(qids) or order.keys() != self.rows.keys():
+            raise ValueError(
+                f"expected one decode for each of {len(self.rows)} queries, got {len(qids)} for {len(order)} queries; "
+                "evaluate the same split that the metrics were made for; for a part of it, ask metrics.for_rows(rows)."
+            )
+        found = []
+        for qid, row in self.rows.items():
+            index = order[qid]
+            real = masks[index] >= 0  # batches of other numbers of frames are gathered with -100 at the end
+            prediction = to_prediction(
+                masks[index][real] == 1,
+                frame_logits[index][real],
+                row_grid(row, int(real.sum())),
+                self.proposals,
+                query=row["query"],
+                qid=qid,
+                vid=row["vid"],
+            )
+            found.append(prediction)
+        return found
+
+    def score(self, predictions: Sequence[FramePrediction]) -> dict[str, Any]:
+        """Return the official nested dictionary."""
+        submission = [prediction.to_submission() for prediction in predictions]
+        truth = self.ground_truth
+        per_query = evaluate_per_query(submission, truth)
+        if "hl_argmax" in per_query and (reason := tasks_left_out(submission, truth, per_query).get("highlights")):
+            logger.warning("highlight scores: %s", reason)
+        return summarize_per_query(per_query)
+
+    def whole_video(self) -> list[FramePrediction]:
+        """Return the control that answers every query with the whole video and constant saliency."""
+        # One frame that is marked. Its odds rank nothing; even ones, and not certainty, because any settings take them.
+        return [
+            redecode(
+                FramePrediction(
+                    grid=FrameGrid(row["duration_seconds"], 1),
+                    mask=np.ones(1, dtype=bool),
+                    probs=np.full(1, 0.5),
+                    log_odds=np.zeros(1),
+                    moments=(),
+                    saliency=np.zeros(0),
+                    query=row["query"],
+                    qid=qid,
+                    vid=row["vid"],
+                ),
+                self.proposals,
+            )
+            for qid, row in self.rows.items()
+        ]
+
+    def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
+        """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""
+        predictions = self.predictions(*decoded.predictions)
+        result = headline(self.score(predictions))
+        return {name: value for name, value in result.items() if value is not None} | self._further_r1(predictions)
+
+    def _further_r1(self, predictions: Sequence[FramePrediction]) -> dict[str, float]:
+        """Return R1 at the thresholds that the official dictionary does not hold."""
+        if not self.r1_thresholds:
+            return {}
+        submission = [prediction.to_submission() for prediction in predictions]
+        rows = [{key: row[key] for key in ("qid", "pred_relevant_windows")} for row in submission]
+        return recall_at(evaluate_per_query(rows, self.ground_truth), self.r1_thresholds)
+
+
+def _by_qid(rows: Dataset | Iterable[Mapping[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return what scoring needs of every row, by its query id."""
+    if hasattr(rows, "select_columns"):
+        # Only the small columns: a pass over the frames of a large split would take minutes. `set_format` would round.
+        here = rows.column_names or MomentRetrievalMetrics.columns
+        rows = rows.with_format(None).select_columns([name for name in MomentRetrievalMetrics.columns if name in here])
+    found: dict[int | str, dict[str, Any]] = {}
+    for row in rows:
+        entry = {name: plain(row.get(name)) for name in MomentRetrievalMetrics.columns}
+        if missing := [name for name, value in entry.items() if value is None and name not in OPTIONAL_COLUMNS]:
+            raise ValueError(f"expected rows with the column(s) {missing} to score them, got {sorted(row)}")
+        if entry["qid"] in found:
+            raise ValueError(f"qid {entry['qid']} stands in two rows; every query needs its own qid")
+        found[entry["qid"]] = entry
+    return found
+
+
+def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:
+    """Write an official submission file (JSON lines), whole or not at all."""
+    lines = (json.dumps(prediction.to_submission()) + "\n" for prediction in predictions)
+    atomic_write(path, "".join(lines))
+
+
+def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> Callable[[list[dict]], dict]:
+    """Return a collator whose frames are all the mean colour: what the text alone can answer.
+
+    Args:
+        collator: The evaluation collator.
+
+    Raises:
+        KeyError: From the returned collator, when the processor gives no `pixel_values`.
+    """
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = collator(rows)
+        return batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
+
+    return collate
+
+
+def shuffle_queries(dataset: Dataset, seed: int = 0) -> Dataset:
+    """Return the split with every query replaced by a text that is not asked of its video; the annotations stay.
+
+    Args:
+        dataset: The split.
+        seed: Seed of the exchange.
+
+    Raises:
+        ValueError: When a row finds no such text in another video.
+    """
+    rng = np.random.default_rng(seed)
+    queries, vids = list(dataset["query"]), list(dataset["vid"])
+    asked: dict[str, set[str]] = {}
+    for query, vid in zip(queries, vids, strict=True):
+        asked.setdefault(vid, set()).add(query)
+    shuffled = []
+    for query, vid in zip(queries, vids, strict=True):
+        other = next((int(i) for i in rng.permutation(len(queries)) if queries[i] not in asked[vid]), None)
+        if other is None:
+            raise ValueError(f"cannot shuffle queries: no other video has another query than {query!r}.")
+        shuffled.append(queries[other])
+    return dataset.remove_columns("query").add_column("query", shuffled)

@@ -1,0 +1,150 @@
+"""`RowLoaders`: the loaders of a trainer, which give every row once whatever the processes and workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from transformers.trainer_utils import seed_worker
+
+import datasets
+from hf_frameseg.batches.row_numbers import NumberedCollator, NumberedRows, NumberedStream, ProcessBatchSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.utils.data import Dataset, Sampler
+
+logger = logging.getLogger(__name__)
+
+
+class RowLoaders:
+    """Deal numbered rows to the processes of a `transformers.Trainer`; mixed in before it.
+
+    The order is settled here, so accelerate only moves the batches. Evaluation has a collator of its own
+    (`eval_data_collator`), which draws nothing.
+    """
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the training loader: every row once an epoch, without those whose video could not be read."""
+        if self.train_dataset is None:
+            raise ValueError("training needs rows: pass train_dataset.")
+        rows = _with_frames(self.train_dataset)
+        return self._loader(rows, self.data_collator, self._train_batch_size, is_training=True)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Return the evaluation loader, with the evaluation collator: every row once.
+
+        Args:
+            eval_dataset: Rows, or the name of one of several evaluation sets; None takes the trainer's.
+        """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if rows is None:
+            raise ValueError("evaluation needs rows: pass eval_dataset.")
+        return self.get_test_dataloader(rows)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Return the test loader, with the evaluation collator: every row once.
+
+        Args:
+            test_dataset: Rows.
+        """
+        self._check_eval_data_collator()
+        return self._loader(test_dataset, self.eval_data_collator, self.args.eval_batch_size, is_training=False)
+
+    def _loader(self, rows: Any, collator: Callable, batch_size: int, *, is_training: bool) -> DataLoader:
+        """Return a loader of this process's batches."""
+        columns = () if is_training else ("qid", *getattr(self.compute_metrics, "columns", ()))
+        options: dict[str, Any] = {
+            "collate_fn": NumberedCollator(collator, columns),
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "persistent_workers": is_training and self.args.dataloader_persistent_workers,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+            "in_order": self.args.dataloader_in_order,
+        }
+        if is_training:
+            seeds = {"num_workers": self.args.dataloader_num_workers, "rank": self.args.process_index}
+            options["worker_init_fn"] = partial(seed_worker, **seeds)
+        place = (batch_size, self.args.process_index, self.args.world_size)
+        drop_last = is_training and self.args.dataloader_drop_last
+        if isinstance(rows, IterableDataset):
+            sized = is_training or not self.args.dataloader_num_workers
+            loader = DataLoader(NumberedStream(rows, *place, drop_last, sized), batch_size=None, **options)
+        else:
+            rows = _as_written(rows)
+            sampler = self._sampler(rows) if is_training else self._get_eval_sampler(rows) or SequentialSampler(rows)
+            batches = ProcessBatchSampler(sampler, *place, drop_last, self._order_seed)
+            loader = DataLoader(NumberedRows(rows), batch_sampler=batches, **options)
+        # accelerate moves the batches; which rows are whose is settled.
+        loader = prepare_data_loader(
+            loader,
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        loader._is_accelerate_prepared = True
+        return loader
+
+    @property
+    def _order_seed(self) -> int:
+        """Return the seed of the order of the rows."""
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _sampler(self, rows: Any) -> Sampler[int]:
+        """Return the order of training; a random one is the same on every process and differs between epochs."""
+        sampler = self._get_train_sampler(rows)
+        if type(sampler) is RandomSampler:
+            return SeedableRandomSampler(rows, data_seed=self._order_seed)
+        return sampler
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Return the number of rows behind a loader.
+
+        Args:
+            dataloader: One of this trainer's.
+        """
+        rows = getattr(dataloader, "dataset", None)
+        return len(rows.stream) if isinstance(rows, NumberedStream) else super().num_examples(dataloader)
+
+    def _check_eval_data_collator(self) -> None:
+        """Refuse to evaluate with a collator that may draw frames and corrupt digits."""
+        if self.eval_data_collator is None:
+            raise ValueError(
+                "evaluation needs a collator without random frames and digits, and data_collator has no "
+                "for_evaluation() to make one: pass eval_data_collator=..., or subclass FrameSegmentationCollator."
+            )
+
+
+def _with_frames(rows: Any) -> Any:
+    """Leave out rows whose video could not be read; the collator refuses those of a stream."""
+    if isinstance(rows, datasets.Dataset):
+        missing = rows.with_format(None)["frames_missing"] if "frames_missing" in rows.column_names else []
+    elif isinstance(rows, Sequence):
+        missing = [bool(row.get("frames_missing")) for row in rows]
+    else:
+        return rows
+    kept = [index for index, is_missing in enumerate(missing) if not is_missing]
+    if len(kept) == len(missing):
+        return rows
+    logger.warning("%d of %d queries are not learnt from: their videos could not be read", *_lost(missing))
+    return rows.select(kept) if isinstance(rows, datasets.Dataset) else [rows[index] for index in kept]
+
+
+def _lost(missing: Sequence[bool]) -> tuple[int, int]:
+    return sum(missing), len(missing)
+
+
+def _as_written(rows: Any) -> Any:
+    """Undo `set_format`, which would round durations and windows to single precision."""
+    is_formatted = isinstance(rows, datasets.Dataset) and rows.format["type"] not in (None, "custom")
+    return rows.with_format(None) if is_formatted else rows

@@ -1,0 +1,536 @@
+"""`SegmentationSeq2SeqTrainer`: the language model loss and the frame segmentation losses in one step."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
+from transformers.distributed.fsdp import is_fsdp_managed_module
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+
+from hf_frameseg.batches.encoding import TARGET_KEYS, drop_answers
+from hf_frameseg.batches.row_numbers import NO_ROW, ROW_NUMBER, ROWS, NumberedCollator
+from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.objectives import FrameSegmentationLoss, weighted_sum
+from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.readout.precision import autocasting
+from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.checkpoints import StopAtSigterm, record_processes
+from hf_frameseg.training.checks import check_arguments, check_processes
+from hf_frameseg.training.evaluated_rows import EvaluatedRows
+from hf_frameseg.training.row_loaders import RowLoaders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from peft import PeftConfig
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import EvalLoopOutput
+
+
+class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
+    """Train a multimodal LLM to answer with one digit per frame, on token and on frame level at once.
+
+    The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a
+    mean within the sample, and the loss of an optimiser step is the mean over *all* its samples, over accumulated
+    batches and processes alike: batch 8 equals batch 2 x accumulation 4 equals 2 processes x 4.
+
+    Evaluation decodes with digits only (`generation_num_beams`) and hands `compute_metrics` predictions
+    `(mask (N, F), frame_logits (N, F, 2), qid (N,))` gathered from all processes, each query once, and as `label_ids`
+    the frame targets. Vocabulary logits never leave the step.
+
+    Args:
+        model: Any transformers model that takes the collator's tensors and returns logits on the axis of `input_ids`.
+        args: `SegmentationSeq2SeqTrainingArguments`.
+        data_collator: `FrameSegmentationCollator` with `train=True`, or a callable with the same keys.
+        eval_data_collator: The one for evaluation; default: `data_collator.for_evaluation()` where it exists.
+        labels: Digit ids; default: from `processing_class`.
+        peft_config: Wraps the model with an adapter before training.
+        **kwargs: As for `transformers.Seq2SeqTrainer`.
+
+    Raises:
+        ValueError: When the labels can be had from nowhere, or the logits are not on the axis of `input_ids`.
+
+    Paper:
+        "Moment and Highlight Detection via MLLM Frame Segmentation", sections III-C and III-D.
+    """
+
+    # `training_step` says how much of the optimiser step a batch is; no model's signature shall decide it.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: SegmentationSeq2SeqTrainingArguments | None = None,
+        data_collator: Callable[[list[dict]], dict[str, Tensor]] | None = None,
+        *,
+        eval_data_collator: Callable[[list[dict]], dict[str, Tensor]] | None = None,
+        labels: BinaryLabels | None = None,
+        peft_config: PeftConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = SegmentationSeq2SeqTrainingArguments("tmp_trainer") if args is None else args
+        check_arguments(args, data_collator, kwargs)
+        if peft_config is not None:
+            model = None if model is None else _with_adapter(model, peft_config)
+            if kwargs.get("model_init") is not None:
+                kwargs["model_init"] = _with_adapters(kwargs["model_init"], peft_config)
+        self.binary_labels = labels or _labels_of(data_collator, kwargs.get("processing_class"))
+        if eval_data_collator is None and hasattr(data_collator, "for_evaluation"):
+            eval_data_collator = data_collator.for_evaluation()
+        self.eval_data_collator = eval_data_collator
+        if kwargs.get("eval_dataset") is not None:
+            self._check_eval_data_collator()
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        check_processes(self)
+        self.add_callback(_TrainingBegins(self))
+        self._stop: StopAtSigterm | None = None
+        if self.args.enable_jit_checkpoint:
+            self._take_over_sigterm()
+        self._step: _Step | None = None
+        self._train_parts: dict[str, Tensor] = {}
+        self._train_rows: Tensor | None = None
+        self._evaluated = EvaluatedRows()
+
+    # ---- Loss --------------------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch and its gradients, as its share of the mean over all rows of the optimiser step.
+
+        Args:
+            model: The (wrapped) model.
+            inputs: A batch.
+            num_items_in_batch: Rows of the whole optimiser step, over accumulated batches and processes.
+
+        Returns:
+            The mean loss of the batch, weighted.
+        """
+        inputs = dict(inputs)
+        rows = _count_rows([inputs], self.args.device)
+        inputs.pop(ROW_NUMBER, None)
+        self._step = _Step(self.current_weights, rows)
+        try:
+            if num_items_in_batch is not None:
+                # transformers divides the batch's mean by this number, and DDP averages over the processes.
+                self.current_gradient_accumulation_steps = num_items_in_batch / (rows * self.accelerator.num_processes)
+            return super().training_step(model, inputs)
+        finally:
+            self._step = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return the joint loss of a batch: the mean over its samples.
+
+        An override returns such a mean too. How much of the optimiser step the batch is, over accumulated batches and
+        processes, is not its business: `training_step` weighs it.
+
+        Args:
+            model: The (wrapped) model.
+            inputs: A batch of the collator.
+            return_outputs: Also return the parts, each (B,), unweighted.
+            num_items_in_batch: Not used; always None in training.
+
+        Returns:
+            The scalar loss, or `(loss, parts)`.
+        """
+        parts = self.loss_parts(model, inputs)
+        loss = weighted_sum(parts, self.final_weights if self._step is None else self._step.weights).mean()
+        if self._step is not None:
+            self._record_train_parts(parts, self._step)
+        return (loss, parts) if return_outputs else loss
+
+    def loss_parts(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return every loss part per sample, (B,), from one forward pass with logits at the answer only."""
+        answer_start, num_frames = inputs["answer_start"], inputs["frame_targets"].shape[1]
+        length = inputs["input_ids"].shape[1]
+        first = int(answer_start.min()) - 1  # the position that predicts the first digit of the longest answer
+        model_inputs = {key: value for key, value in inputs.items() if key not in TARGET_KEYS}
+        keeps_logits = self._keeps_logits
+        if keeps_logits:
+            model_inputs["logits_to_keep"] = length - first
+        logits = model(**model_inputs, use_cache=False).logits
+        expected = length - first if keeps_logits else length
+        if logits.shape[1] != expected:
+            raise ValueError(
+                f"expected logits at {expected} positions, got {logits.shape[1]}: the model's output is not on the "
+                "axis of input_ids; use a processor that expands each <image> into its placeholder tokens."
+            )
+        logits = logits[:, -(length - first) :]
+        # Rows end together, so answers of fewer frames start later: their frames that are not valid lie behind the end.
+        later = int(answer_start.max()) - 1 - first
+        padded = F.pad(logits, (0, 0, 0, later)) if later else logits
+        frame_logits = self.binary_labels.frame_logits(padded, answer_start, num_frames, logits_start=first)
+        losses = FrameSegmentationLoss(self.args.frame_losses())
+        segmentation = losses(frame_logits, inputs["frame_targets"], inputs["frame_valid"])
+        return {"lm": _language_model_loss(logits, inputs["labels"][:, first:]), **segmentation}
+
+    @property
+    def _keeps_logits(self) -> bool:
+        """Tell whether the model computes only the logits that it is asked for."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return "logits_to_keep" in inspect.signature(type(_base_model(model)).forward).parameters
+
+    @property
+    def current_weights(self) -> dict[str, float]:
+        """Return the weights of the loss parts at the current optimiser step."""
+        return self.args.loss_schedule(max(self.state.max_steps, 1)).at(self.state.global_step)
+
+    @property
+    def final_weights(self) -> dict[str, float]:
+        """Return the weights after the warm-up; evaluation uses them, so that epochs can be compared."""
+        schedule = self.args.loss_schedule(max_steps=1)
+        return schedule.at(schedule.warmup_steps)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        """Count the rows (not the tokens) of an optimiser step over accumulated batches and processes."""
+        if not batch_samples:
+            return None
+        count = _count_rows(batch_samples, device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    # ---- Logging -----------------------------------------------------------------------------------------------------
+
+    def _record_train_parts(self, parts: Mapping[str, Tensor], step: _Step) -> None:
+        """Add a batch to the sums that the next log line reports, with the weights of the last batch."""
+        for name, values in parts.items():
+            total = values.detach().float().sum()
+            total = torch.where(step.rows > 0, total, torch.zeros_like(total))
+            self._train_parts[name] = self._train_parts.get(name, torch.zeros_like(total)) + total
+        self._train_rows = step.rows if self._train_rows is None else self._train_rows + step.rows
+        self._train_weights = step.weights
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every loss part since the last line, over all processes, and the last step's weights."""
+        if "loss" in logs and self._train_parts:
+            sums = torch.stack([*self._train_parts.values(), self._train_rows.float()])
+            total = self.accelerator.reduce(sums, reduction="sum").tolist()
+            means = dict(zip(self._train_parts, (value / total[-1] for value in total[:-1]), strict=True))
+            logs = logs | {f"loss_{name}": value for name, value in means.items()}
+            logs |= {f"weight_{name}": value for name, value in self._train_weights.items()}
+            self._forget_train_parts()
+        super().log(logs, start_time)
+
+    def _forget_train_parts(self) -> None:
+        """Start the sums of the next log line."""
+        self._train_parts, self._train_rows = {}, None
+
+    # ---- Evaluation --------------------------------------------------------------------------------------------------
+
+    @property
+    def autocast(self) -> str | None:
+        """Return the half precision in which evaluation decodes, for `FrameSegmentationConfig.autocast`; None without.
+
+        A model is to be asked in the precision in which it was scored, so it is saved beside the weights.
+        """
+        if not self.accelerator.native_amp:  # DeepSpeed's weights are in half precision themselves
+            return None
+        return "float16" if self.accelerator.mixed_precision == "fp16" else "bfloat16"
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: Sequence[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor] | None, Tensor | None]:
+        """Return `(loss, (mask (B, F), frame_logits (B, F, 2), number (B,)), frame targets (B, F))` of a batch.
+
+        The loss goes through `compute_loss`; transformers' own step would take the model's. `number` is the row's in
+        the evaluation, or its place in a batch that no loader of this trainer made. Loss and targets are None for
+        prompts without answers.
+        """
+        inputs = dict(self._prepare_inputs(inputs))
+        rows, places = inputs.pop(ROWS, None), torch.arange(len(inputs["input_ids"]), device=self.args.device)
+        numbers = inputs.pop(ROW_NUMBER, places)
+        has_answers = "answer_start" in inputs
+        with torch.no_grad(), self.compute_loss_context_manager():
+            found = self.compute_loss(model, inputs, return_outputs=True) if has_answers else None
+            loss, parts = found if isinstance(found, tuple) else (found, None)
+            self._evaluated.add(numbers.tolist(), rows, loss, parts)
+            if prediction_loss_only or not self.args.predict_with_generate:
+                return loss, None, None
+            mask, frame_logits = self._decode(inputs, gen_kwargs)
+        return loss, (mask, frame_logits, numbers), inputs.get("frame_targets")
+
+    def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the digits (B, F) int8 and their logits (B, F, 2) float32."""
+        options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
+        if is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model):
+            options["synced_gpus"] = True  # the others may have more frames
+        # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
+        options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
+        if not bool(inputs["frame_valid"].all()):
+            raise ValueError(
+                "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
+                "per_device_eval_batch_size=1."
+            )
+        # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
+        with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
+            decoded = generate_frame_logits(
+                self.accelerator.unwrap_model(self.model),
+                drop_answers(inputs),
+                self.binary_labels,
+                num_frames=inputs["frame_valid"].shape[1],
+                **options,
+            )
+        return decoded.mask.to(torch.int8), decoded.frame_logits.float()
+
+    def evaluation_loop(self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate every row once; add the mean over all rows of the loss and of every part of it to the metrics.
+
+        A `compute_metrics` with a method `for_rows` is asked for one that scores the rows of this data set.
+        """
+        if not isinstance(getattr(dataloader, "collate_fn", None), NumberedCollator):
+            raise ValueError(
+                "evaluation needs a loader of this trainer, which numbers the rows so that each counts once: pass "
+                "eval_dataset and eval_data_collator, or call super().get_eval_dataloader(rows) in an override."
+            )
+        self._evaluated = EvaluatedRows()
+        self.gather_function = self._gather_rows
+        compute_metrics = self.compute_metrics
+        if compute_metrics is not None:
+            self.compute_metrics = lambda decoded: self._scores(compute_metrics, decoded)
+        try:
+            with self._without_engine_before_training():
+                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
+        self._evaluated.gather()
+        losses = self._evaluated.mean_losses(kwargs.get("metric_key_prefix", "eval"))
+        if not len(self._evaluated):
+            raise ValueError("evaluation needs rows, got none: check the split or the filter that made it.")
+        if not losses and description == "Evaluation":
+            raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
+        output.metrics.update(losses)
+        if output.predictions is not None:
+            once = self._each_once(EvalPrediction(output.predictions, output.label_ids))
+            output = output._replace(predictions=once.predictions, label_ids=once.label_ids)
+        return output._replace(num_samples=len(self._evaluated))
+
+    def _gather_rows(self, tensors: Any) -> Any:
+        """Gather the rows of all processes, which may have different numbers of them; `NO_ROW` fills up."""
+        return self.accelerator.gather(self.accelerator.pad_across_processes(tensors, dim=0, pad_index=NO_ROW))
+
+    def _each_once(self, decoded: EvalPrediction) -> EvalPrediction:
+        """Put gathered rows in order, each once, with their query ids in place of their numbers."""
+        *arrays, numbers = decoded.predictions
+        places = self._evaluated.each_once(numbers)
+        inputs = getattr(decoded, "inputs", None)
+        return EvalPrediction(
+            predictions=(*(array[places] for array in arrays), self._evaluated.qids()),
+            label_ids=None if decoded.label_ids is None else decoded.label_ids[places],
+            inputs=None if inputs is None else inputs[places],
+            losses=self._evaluated.losses if "loss" in self.args.include_for_metrics else None,
+        )
+
+    def _scores(self, compute_metrics: Callable[[EvalPrediction], dict], decoded: EvalPrediction) -> dict[str, float]:
+        """Return what `compute_metrics` makes of the rows."""
+        self._evaluated.gather()
+        if hasattr(compute_metrics, "for_rows"):
+            compute_metrics = compute_metrics.for_rows(self._evaluated.rows)
+        return compute_metrics(self._each_once(decoded))
+
+    @contextmanager
+    def _without_engine_before_training(self) -> Iterator[None]:
+        """Evaluate the plain model before training, where DeepSpeed would make an engine for ZeRO-3 inference of it.
+
+        transformers asks for that engine in every evaluation before `train`, and stages 0 to 2 refuse it.
+        """
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if not self.is_deepspeed_enabled or self.deepspeed is not None or plugin.zero_stage == 3:
+            yield
+            return
+        self._move_model_to_device(self.model, self.args.device)
+        self.is_deepspeed_enabled = False
+        try:
+            yield
+        finally:
+            self.is_deepspeed_enabled = True
+
+    # ---- Search ------------------------------------------------------------------------------------------------------
+
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Callable[[dict[str, float]], float] | None = None, **kwargs: Any
+    ) -> Any:
+        """Search for arguments; the objective is `eval_loss` unless `compute_objective` says another.
+
+        transformers' default adds up all metrics, which are scores to be raised and losses to be lowered.
+
+        Args:
+            hp_space: As for `transformers.Trainer.hyperparameter_search`.
+            compute_objective: Number to optimise, e.g. `lambda metrics: metrics["eval_mAP"]`.
+            **kwargs: As there; `direction="maximize"` needs a `compute_objective`.
+
+        Returns:
+            The best run.
+
+        Raises:
+            ValueError: If the loss would be maximised.
+        """
+        if compute_objective is None:
+            if kwargs.get("direction", "minimize") != "minimize":
+                raise ValueError(
+                    'direction="maximize" would raise the loss: pass compute_objective, e.g. '
+                    'lambda metrics: metrics["eval_mAP"].'
+                )
+            compute_objective = itemgetter("eval_loss")
+        return super().hyperparameter_search(hp_space, compute_objective, **kwargs)
+
+    # ---- Checkpoints -------------------------------------------------------------------------------------------------
+
+    def _take_over_sigterm(self) -> None:
+        """Put `StopAtSigterm` in the place of transformers' callback, and the signal back to what it was."""
+        theirs = self.pop_callback(JITCheckpointCallback)
+        if theirs is not None and theirs.jit_manager is not None:
+            signal.signal(signal.SIGTERM, theirs.jit_manager._original_sigterm_handler)
+        self._stop = StopAtSigterm()
+        self.add_callback(self._stop)
+
+    @property
+    def stopped_by_sigterm(self) -> bool:
+        """Tell whether a SIGTERM ended the last training, on any process; only `enable_jit_checkpoint` lets it."""
+        return self._stop is not None and self._stop.stopped
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Take no step when all are taken: transformers takes one more when a finished training ended in an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Begin with an empty folder: the trainer state of an earlier checkpoint must not vouch for half a new one."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all processes: the trainer state comes next, vouches for all files, and lets older ones go."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            record_processes(output_dir, self.args.world_size)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a batch of training has to know: the weights of the parts, and how many of its rows count."""
+
+    weights: dict[str, float]
+    rows: Tensor
+
+
+class _TrainingBegins(TrainerCallback):
+    """Forget the parts of another training, and tell the collator which epoch its draws belong to."""
+
+    def __init__(self, trainer: SegmentationSeq2SeqTrainer) -> None:
+        self.trainer = trainer
+        self.next_epoch = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Also called when a training starts again with a smaller batch."""
+        self.trainer._forget_train_parts()
+        self.next_epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the epochs: of a stream without a length, and of one cut short, `state.epoch` is a fraction."""
+        if hasattr(self.trainer.data_collator, "set_epoch"):
+            self.trainer.data_collator.set_epoch(self.next_epoch)
+        self.next_epoch += 1
+
+
+def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
+    """Count the rows of batches, without those that only keep a process in step."""
+    counts = [
+        (batch[ROW_NUMBER] >= 0).sum() if ROW_NUMBER in batch else torch.tensor(len(batch["input_ids"]))
+        for batch in batches
+    ]
+    return torch.stack([count.to(device) for count in counts]).sum()
+
+
+@contextmanager
+def _whole_parameters(model: nn.Module) -> Iterator[None]:
+    """Gather the parameters that FSDP 1 has spread over the processes; `generate` calls the module inside."""
+    if not is_fsdp_managed_module(model):
+        yield
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    whole = isinstance(model, FullyShardedDataParallel)
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False) if whole else nullcontext():
+        yield
+
+
+def _language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the next-token loss (B,), a mean over the labelled tokens of each sample.
+
+    Args:
+        logits: (B, K, V) at K consecutive positions.
+        labels: (B, K) token ids at the same positions, -100 where there is nothing to predict.
+    """
+    labels = labels[:, 1:]
+    predicted = logits[:, :-1].float().flatten(0, 1)
+    per_token = F.cross_entropy(predicted, labels.flatten(), ignore_index=-100, reduction="none")
+    counted = labels != -100
+    return per_token.view(labels.shape).sum(1) / counted.sum(1).clamp(min=1)
+
+
+def _labels_of(collator: object, processing_class: object) -> BinaryLabels:
+    """Return the digit ids of the collator, else of the processor's tokenizer."""
+    if isinstance(found := getattr(collator, "labels", None), BinaryLabels):
+        return found
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    if tokenizer is None:
+        raise ValueError("the digit ids are unknown: pass labels=BinaryLabels.from_tokenizer(tokenizer).")
+    return BinaryLabels.from_tokenizer(tokenizer)
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    """Return the model inside a PEFT wrapper, whose forward has the real signature."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _with_adapters(model_init: Callable[..., nn.Module], peft_config: PeftConfig) -> Callable[..., nn.Module]:
+    """Return a `model_init` whose models have an adapter."""
+    takes_trial = bool(inspect.signature(model_init).parameters)
+
+    def adapted(trial: Any = None) -> nn.Module:
+        return _with_adapter(model_init(trial) if takes_trial else model_init(), peft_config)
+
+    return adapted
+
+
+def _with_adapter(model: nn.Module, peft_config: PeftConfig) -> nn.Module:
+    """Wrap the model with PEFT."""
+    from peft import PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        raise ValueError("the model has an adapter already: pass peft_config=None, or the base model.")
+    return get_peft_model(model, peft_config)
