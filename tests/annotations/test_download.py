@@ -225,7 +225,7 @@ def test_a_cached_file_that_cannot_be_read(mirror: Mirror, tmp_path: Path) -> No
 
 CHILD = """
 import hashlib, sys
-from hf_frameseg.data import download
+from hf_frameseg.annotations import download
 download.ANNOTATION_SHA256["highlight_val_release.jsonl"] = sys.argv[2]
 {before}
 try:

@@ -295,7 +295,7 @@ def test_killed_it_leaves_no_process_and_nothing_half_and_goes_on(tmp_path: Path
     killed = tmp_path / "killed"
     script = (
         "import json, sys\n"
-        "from hf_frameseg.data import synthetic\n"
+        "from hf_frameseg.datasets import synthetic\n"
         "original, at = synthetic.write_video, []\n"
         "def write_video(path, *args):\n"
         "    at.append(path)\n"

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
-import hf_frameseg.decoding
 import numpy as np
 import pytest
 import torch
@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+import hf_frameseg.proposals
+import hf_frameseg.readout
 from hf_frameseg.metrics import evaluate_submission, headline
 from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, moments_to_mask
 from hf_frameseg.predictions import FramePrediction
@@ -195,20 +197,21 @@ class TestRedecode:
 
 
 class TestPackage:
-    def test_every_name_is_its_modules_own(self) -> None:
-        for name, module in hf_frameseg.decoding._MODULE_OF.items():
-            full = f"hf_frameseg.decoding.{module}"
+    @pytest.mark.parametrize("package", [hf_frameseg.proposals, hf_frameseg.readout])
+    def test_every_name_is_its_modules_own(self, package: ModuleType) -> None:
+        for name, module in package._MODULE_OF.items():
+            full = f"{package.__name__}.{module}"
             __import__(full)
-            assert getattr(hf_frameseg.decoding, name) is getattr(sys.modules[full], name)
-        assert set(hf_frameseg.decoding._MODULE_OF) <= set(dir(hf_frameseg.decoding))
+            assert getattr(package, name) is getattr(sys.modules[full], name)
+        assert set(package._MODULE_OF) <= set(dir(package))
         with pytest.raises(AttributeError, match="no attribute 'decode'"):
-            hf_frameseg.decoding.decode  # noqa: B018 - the access is the test
+            package.decode  # noqa: B018 - the access is the test
 
     def test_windows_are_made_without_torch(self) -> None:
         script = (
-            "import sys; from hf_frameseg.decoding import proposals, frames_file; "
+            "import sys; from hf_frameseg.proposals import prediction, frames_file; "
             "from hf_frameseg.moments import FrameGrid; "
-            "print(proposals.to_prediction([1, 0], [[0, 1], [1, 0]], FrameGrid(4, 2)).moments[0].end, "
+            "print(prediction.to_prediction([1, 0], [[0, 1], [1, 0]], FrameGrid(4, 2)).moments[0].end, "
             "'torch' in sys.modules, 'transformers' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

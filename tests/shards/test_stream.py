@@ -185,7 +185,7 @@ import json, os, signal, sys
 from pathlib import Path
 from datasets import Dataset, load_dataset
 from hf_frameseg import _files
-from hf_frameseg.data import streaming
+from hf_frameseg.shards import stream
 from hf_frameseg.shards.order import epoch_windows, node_windows, worker_rows
 from hf_frameseg.shards.stream import FrameStream, find_shards, save_shards
 

@@ -18,7 +18,7 @@ DATASETS = {
     "charades-sta": ("charades_sta", "CharadesSTA"),
     "activitynet": ("activitynet", "ActivityNet"),
 }
-"""Name -> module in `hf_frameseg.data`, and its builder."""
+"""Name -> module in `hf_frameseg.datasets`, and its builder."""
 
 
 def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -93,7 +93,7 @@ def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
         The class.
     """
     module, name = ("moment_table", "MomentTable") if options.table is not None else DATASETS[options.dataset]
-    return getattr(import_module(f"hf_frameseg.data.{module}"), name)
+    return getattr(import_module(f"hf_frameseg.datasets.{module}"), name)
 
 
 def config_arguments(options: argparse.Namespace) -> dict[str, Any]:

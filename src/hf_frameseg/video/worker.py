@@ -45,7 +45,7 @@ _COUNT = struct.Struct("<Q")  # a message starts with the number of its parts, t
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NO_START = "cannot start a process for reading videos (timeout_seconds=None needs none)"
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from hf_frameseg.data import worker; worker.serve()"
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from hf_frameseg.video import worker; worker.serve()"
 _THREAD = threading.local()  # its workers: a process takes 0.2 s to start, with torchcodec 4 s, too much for each video
 
 
