@@ -319,6 +319,7 @@ def task_config(
         "prompt": data.prompt,
         "frame_size": data.frame_size,
         "label_rule": data.label_rule,
+        "readout": training.readout,
         "num_beams": training.generation_num_beams,
     }
     return replace(base, **{name: value for name, value in given.items() if value is not None})
@@ -422,7 +423,7 @@ def decode_controls(
 
 
 def score_rows(
-    decoded: dict[str, list[FramePrediction]], metrics: MomentRetrievalMetrics, num_beams: int
+    decoded: dict[str, list[FramePrediction]], metrics: MomentRetrievalMetrics, task: FrameSegmentationConfig
 ) -> dict[str, dict[str, Any]]:
     """Return the official dictionary of each row and how it came about; the model also with the paper's windows."""
     rows = {name: (predictions, metrics.proposals) for name, predictions in decoded.items()}
@@ -434,7 +435,8 @@ def score_rows(
         made_by = {
             "version": __version__,
             "num_frames": predictions[0].grid.num_frames,
-            "num_beams": None if name == WHOLE_VIDEO else num_beams,
+            "readout": None if name == WHOLE_VIDEO else task.readout,
+            "num_beams": None if name == WHOLE_VIDEO else task.num_beams,
             "proposals": proposals.to_dict(),
         }
         results[name] = {**metrics.score(predictions), "frameseg": made_by}
@@ -770,11 +772,11 @@ def train(trainer: SegmentationSeq2SeqTrainer, checkpoint: Path | None) -> None:
 
 
 def evaluate(
-    trainer: SegmentationSeq2SeqTrainer, split: Split, base: list[FramePrediction] | None, num_beams: int
+    trainer: SegmentationSeq2SeqTrainer, split: Split, base: list[FramePrediction] | None, task: FrameSegmentationConfig
 ) -> tuple[dict[str, list[FramePrediction]], dict[str, dict[str, Any]]]:
     """Decode and score the model, then its controls; what is there is written before what may fail."""
     decoded = {"model": decode(trainer, split.rows, split.metrics)}
-    results = publish(trainer, split, decoded | ({} if base is None else {BASE_ROW: base}), num_beams)
+    results = publish(trainer, split, decoded | ({} if base is None else {BASE_ROW: base}), task)
     if split.shuffled is None:
         return decoded, results
     if split.base == "after":
@@ -783,17 +785,20 @@ def evaluate(
     if base is not None:
         decoded[BASE_ROW] = base
     decoded |= decode_controls(trainer, split.rows, split.shuffled, split.metrics)
-    return decoded, publish(trainer, split, decoded, num_beams)
+    return decoded, publish(trainer, split, decoded, task)
 
 
 def publish(
-    trainer: SegmentationSeq2SeqTrainer, split: Split, decoded: dict[str, list[FramePrediction]], num_beams: int
+    trainer: SegmentationSeq2SeqTrainer,
+    split: Split,
+    decoded: dict[str, list[FramePrediction]],
+    task: FrameSegmentationConfig,
 ) -> dict[str, dict[str, Any]]:
     """Write what was decoded, score it, and write that."""
     output = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         write_predictions(output, decoded, split.name)
-    results = score_rows(decoded, split.metrics, num_beams)
+    results = score_rows(decoded, split.metrics, task)
     if trainer.is_world_process_zero():
         write_metrics(output, results)
     return results
@@ -835,7 +840,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     if training_args.do_eval:
         with naming_what_is_kept(trainer, folder if saved and refused is None else None):
-            decoded, results = evaluate(trainer, split, before, task.num_beams)
+            decoded, results = evaluate(trainer, split, before, task)
             if trainer.is_world_process_zero():
                 print(f"\n{split.name}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams")
                 print(f"windows by {run_args.decoder} where the row does not say otherwise\n")

@@ -87,6 +87,7 @@ _MODULE_OF = {
     "generalized_dice": "objectives",
     "weighted_sum": "objectives",
     # readout: a model -> decoded frames
+    "READOUTS": "readout",
     "BinaryMaskLogitsProcessor": "readout",
     "DecodedFrames": "readout",
     "generate_frame_logits": "readout",

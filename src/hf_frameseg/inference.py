@@ -17,7 +17,7 @@ from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import to_prediction
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.readout import get_readout
 from hf_frameseg.readout.evaluation_mode import evaluating, lock_of
 from hf_frameseg.readout.precision import autocast_of, autocasting
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
@@ -238,8 +238,8 @@ class MomentRetriever:
             inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * rows, [times] * rows)
         model = self.model
         with evaluating(model), autocasting(model.device, self.config.autocast):
-            decoded = generate_frame_logits(
-                model, _to_model(inputs, model), self.labels, self.config.num_frames, num_beams
+            decoded = get_readout(self.config.readout)(
+                model, _to_model(inputs, model), self.labels, num_frames=self.config.num_frames, num_beams=num_beams
             )
         return [
             to_prediction(mask, logits, frames.grid, self.proposals, query=query, vid=vid)

@@ -80,6 +80,7 @@ def test_every_row_says_how_it_was_made(first: tuple[Path, dict[str, Any]]) -> N
         assert made_by == {
             "version": __version__,
             "num_frames": 1 if whole else 5,
+            "readout": None if whole else "beam",
             "num_beams": None if whole else 2,
         }
     for key in ("MR-full-R1@0.5", "MR-full-R1@0.7", "HL-min-VeryGood-mAP", "HL-min-VeryGood-Hit1"):

@@ -601,6 +601,7 @@ def test_card_tells_scores_recipe_licence(save: Any) -> None:
     assert card.startswith("---\nlibrary_name: peft\n")
     assert "base_model: owner/base\nlicense: cc-by-nc-sa-4.0\n" in card
     assert "| model | 35.28 | 56.70 | - |\n| blank frames | - | - | 3 |" in card
+    assert '"readout": "beam"' in card
     assert '"learning_rate": 2e-05' in card
     assert "CC BY-NC-SA 4.0" in card
     assert "CC BY-NC" not in model_card(CONFIG, dataset="synthetic")

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.objectives import functional
+from hf_frameseg.readout import READOUTS, generate_frame_logits
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics
 
 ZERO, ONE, END = 48, 49, 259
@@ -364,16 +365,13 @@ def test_predict_gathers_every_query_once(make_trainer: Any, rows: Rows) -> None
 def test_the_number_of_beams_reaches_the_decoder(
     make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_frameseg.training import trainer as module
-
     beams: list[int] = []
-    decode = module.generate_frame_logits
 
     def watched(*args: Any, num_beams: int, **kwargs: Any) -> Any:
         beams.append(num_beams)
-        return decode(*args, num_beams=num_beams, **kwargs)
+        return generate_frame_logits(*args, num_beams=num_beams, **kwargs)
 
-    monkeypatch.setattr(module, "generate_frame_logits", watched)
+    monkeypatch.setitem(READOUTS, "beam", watched)
     trainer = make_trainer(compute_metrics=MomentRetrievalMetrics(rows[:4]))
     trainer.evaluate(rows[:4])
     trainer.evaluate(rows[:4], num_beams=3)
@@ -386,13 +384,13 @@ def test_the_number_of_beams_reaches_the_decoder(
 
 
 def test_a_length_of_answers_is_no_setting(make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_frameseg.training import trainer as module
-
     given: list[set[str]] = []
-    decode = module.generate_frame_logits
-    monkeypatch.setattr(
-        module, "generate_frame_logits", lambda *args, **kwargs: (given.append(set(kwargs)), decode(*args, **kwargs))[1]
-    )
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        given.append(set(kwargs))
+        return generate_frame_logits(*args, **kwargs)
+
+    monkeypatch.setitem(READOUTS, "beam", watched)
     _, expected, _ = make_trainer().predict(rows[:2]).predictions
     _, found, _ = make_trainer(generation_max_length=3).predict(rows[:2]).predictions
     assert np.array_equal(found, expected)
@@ -400,7 +398,7 @@ def test_a_length_of_answers_is_no_setting(make_trainer: Any, rows: Rows, monkey
 
 
 def test_loss_only_evaluation_decodes_nothing(make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_frameseg.training.trainer.generate_frame_logits", None)  # would fail if called
+    monkeypatch.setitem(READOUTS, "beam", None)  # would fail if called
     batch = make_trainer().eval_data_collator(rows[:2])
     trainer = make_trainer(eval_dataset=rows, compute_metrics=MomentRetrievalMetrics(rows))
     loss, predictions, targets = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)

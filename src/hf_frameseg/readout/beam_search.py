@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from transformers import DynamicCache, GenerationConfig
 from hf_frameseg._text import printable
 from hf_frameseg.digits import is_along_text
 from hf_frameseg.readout import MAX_BEAMS
+from hf_frameseg.readout.decoded_frames import DecodedFrames
 from hf_frameseg.readout.logits_process import BinaryMaskLogitsProcessor
 
 if TYPE_CHECKING:
@@ -43,24 +43,6 @@ _FIXED_ARGUMENTS |= {"generation_config", "logits_processor", "prefix_allowed_to
 
 # With any other argument of `generate` (cache_implementation, custom_generate, ...) every beam computes its own prompt.
 _SHARED_PROMPT_ARGUMENTS = {"length_penalty", "early_stopping", "stopping_criteria"}
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedFrames:
-    """Hold the decoded answers of a batch.
-
-    Args:
-        mask: Decoded digits, shape (B, F), bool.
-        frame_logits: The model's own scores of `0` and `1` at every step of the chosen sequence, shape (B, F, 2),
-            float32. Logits with one beam, log-probabilities over the vocabulary with several: the difference
-            `[..., 1] - [..., 0]` is the same in both.
-        sequence_scores: Sum of the answer's log-probabilities / length ** length_penalty, shape (B,); None with one
-            beam, where `generate` keeps no normalised scores.
-    """
-
-    mask: torch.Tensor
-    frame_logits: torch.Tensor
-    sequence_scores: torch.Tensor | None
 
 
 def generate_frame_logits(

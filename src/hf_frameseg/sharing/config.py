@@ -11,7 +11,7 @@ from typing import Any
 from hf_frameseg._files import atomic_write
 from hf_frameseg._text import printable
 from hf_frameseg.moments import FrameGrid
-from hf_frameseg.readout import MAX_BEAMS
+from hf_frameseg.readout import MAX_BEAMS, get_readout
 
 CONFIG_NAME = "frameseg_config.json"
 """File beside the model's own files."""
@@ -48,6 +48,7 @@ class FrameSegmentationConfig:
         num_frames: Frames F per video; a model knows the number it was trained with.
         prompt: Name of a prompt in `batches.prompts.PROMPTS`, or the fields of a `PromptTemplate`.
         label_rule: Which frames counted as relevant in training, see `targets.frame_mask`.
+        readout: How answers become decoded frames, a name in `readout.READOUTS`.
         num_beams: Beams of the decoding; 2 in the paper.
         frame_size: Size in pixels to which frames are squashed when they are read, before the processor's own resizing:
             None for none, a number for a square, else (height, width).
@@ -70,6 +71,7 @@ class FrameSegmentationConfig:
     num_frames: int = 25
     prompt: str | Mapping[str, Any] = "paper"
     label_rule: str = "window"
+    readout: str = "beam"
     num_beams: int = 2
     frame_size: int | tuple[int, int] | None = None
     grid_kind: str = "middle"
@@ -83,6 +85,7 @@ class FrameSegmentationConfig:
         if isinstance(self.frame_size, list):  # JSON knows no tuples
             object.__setattr__(self, "frame_size", tuple(self.frame_size))
         _check_count("num_frames", self.num_frames, MAX_MODEL_FRAMES)
+        get_readout(self.readout)
         _check_count("num_beams", self.num_beams, MAX_BEAMS)
         self._check_frame_size()
         self._check_prompt()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Seq2SeqTrainingArguments
 
+from hf_frameseg.readout import get_readout
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -72,6 +74,8 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             the previous digit. The paper's: `{"lm": 1}`.
         loss_warmup_steps: Optimiser steps of that move; below 1 it is a share of all steps (the paper: 6 of 11 epochs).
         loss_options: Settings of the segmentation losses by name, e.g. `{"tversky": {"alpha": 0.3, "beta": 0.7}}`.
+        readout: How evaluation decodes, a name in `readout.READOUTS`; a trained model is to be saved with it
+            (`FrameSegmentationConfig.readout`).
 
     Raises:
         ValueError: On unknown names, negative weights, or options that the trainer cannot honour.
@@ -103,6 +107,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     loss_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'JSON, settings of the losses, e.g. {"bce": {"pos_weight": 2.36}}.'}
     )
+    readout: str = field(default="beam", metadata={"help": "How the evaluation decodes: a name in READOUTS."})
 
     def __post_init__(self) -> None:
         """Check what only this class knows."""
@@ -116,6 +121,7 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
         self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
         self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
         self.frame_losses()  # raises on unknown names and settings
+        get_readout(self.readout)
 
     def _know_the_direction(self) -> None:
         """Minimise the loss and its parts; transformers maximises every name that does not end in `loss`."""

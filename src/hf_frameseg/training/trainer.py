@@ -25,7 +25,7 @@ from hf_frameseg.batches.encoding import TARGET_KEYS, drop_answers
 from hf_frameseg.batches.row_numbers import NO_ROW, ROW_NUMBER, ROWS, NumberedCollator
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.objectives import FrameSegmentationLoss, weighted_sum
-from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.readout import get_readout
 from hf_frameseg.readout.precision import autocasting
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.checkpoints import StopAtSigterm, record_processes
@@ -48,9 +48,9 @@ class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
     mean within the sample, and the loss of an optimiser step is the mean over *all* its samples, over accumulated
     batches and processes alike: batch 8 equals batch 2 x accumulation 4 equals 2 processes x 4.
 
-    Evaluation decodes with digits only (`generation_num_beams`) and hands `compute_metrics` predictions
-    `(mask (N, F), frame_logits (N, F, 2), qid (N,))` gathered from all processes, each query once, and as `label_ids`
-    the frame targets. Vocabulary logits never leave the step.
+    Evaluation decodes by `args.readout` (digits only, with `generation_num_beams`) and hands `compute_metrics`
+    predictions `(mask (N, F), frame_logits (N, F, 2), qid (N,))` gathered from all processes, each query once, and as
+    `label_ids` the frame targets. Vocabulary logits never leave the step.
 
     Args:
         model: Any transformers model that takes the collator's tensors and returns logits on the axis of `input_ids`.
@@ -287,7 +287,7 @@ class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
             )
         # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
         with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
-            decoded = generate_frame_logits(
+            decoded = get_readout(self.args.readout)(
                 self.accelerator.unwrap_model(self.model),
                 drop_answers(inputs),
                 self.binary_labels,

@@ -1,0 +1,25 @@
+"""What every readout returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedFrames:
+    """Hold the decoded answers of a batch.
+
+    Args:
+        mask: Which frames are relevant, shape (B, F), bool.
+        frame_logits: Scores of `0` and `1` for every frame, shape (B, F, 2), float32; what counts is the difference
+            `[..., 1] - [..., 0]`, the log-odds. By beam search they are the model's own along the chosen sequence:
+            logits with one beam, log-probabilities over the vocabulary with several.
+        sequence_scores: Sum of the answer's log-probabilities / length ** length_penalty, shape (B,); None where the
+            readout keeps no normalised scores, as with one beam.
+    """
+
+    mask: torch.Tensor
+    frame_logits: torch.Tensor
+    sequence_scores: torch.Tensor | None = None

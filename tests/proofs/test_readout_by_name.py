@@ -1,0 +1,54 @@
+"""A readout by name: one forward pass a question, recorded in the settings, used by the trainer and the retriever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_frameseg import READOUTS, DecodedFrames, FrameSegmentationConfig, MomentRetrievalMetrics, MomentRetriever
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.sharing.model_card import model_card
+from hf_frameseg.video.read import VideoFrames
+
+NUM_FRAMES = 5
+
+
+def yes_or_no(model: Any, inputs: Any, labels: Any, num_frames: int, **options: Any) -> DecodedFrames:
+    """Give every frame the scores of the first digit, from one forward pass without a search."""
+    with torch.no_grad():
+        first = model(**inputs).logits[:, -1, list(labels.digit_ids)].float()
+    frame_logits = first[:, None].repeat(1, num_frames, 1)
+    return DecodedFrames(mask=frame_logits[..., 1] > frame_logits[..., 0], frame_logits=frame_logits)
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(READOUTS, "yes_or_no", yes_or_no)
+    return "yes_or_no"
+
+
+def test_evaluation_and_retriever_read_out_by_name(
+    named: str, make_trainer: Any, eight_rows: list[dict], tiny_processor: Any, tmp_path: Path
+) -> None:
+    rows = eight_rows[:4]
+    trainer = make_trainer(compute_metrics=MomentRetrievalMetrics(rows), readout=named)
+    frame_logits = trainer.predict(rows).predictions[1]
+    assert (frame_logits == frame_logits[:, :1]).all()  # no digit depends on another
+    assert len({*frame_logits[:, 0, 1].tolist()}) == len(rows)
+    assert "eval_mAP" in trainer.evaluate(rows)
+    assert not np.allclose(make_trainer().predict(rows).predictions[1], frame_logits)
+
+    FrameSegmentationConfig(num_frames=NUM_FRAMES, prompt="compact", readout=named).save(tmp_path)
+    config = FrameSegmentationConfig.load(tmp_path)
+    assert f'"readout": "{named}"' in model_card(config)
+    retriever = MomentRetriever(trainer.model, tiny_processor, config)
+    for row, logits in zip(rows, frame_logits, strict=True):
+        pictures = np.frombuffer(row["frames"], np.uint8).reshape(row["frame_shape"])
+        times = np.array(row["frame_times_seconds"])
+        video = VideoFrames(pictures, times, 10.0, FrameGrid(10.0, NUM_FRAMES), "pyav")
+        (prediction,) = retriever.predict(video, [row["query"]])
+        assert prediction.log_odds == pytest.approx(logits[:, 1] - logits[:, 0], abs=1e-5)
