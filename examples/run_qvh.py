@@ -46,13 +46,12 @@ from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
-from hf_frameseg.moments import moments_from_windows, num_clips
 from hf_frameseg.objectives import LOSSES
 from hf_frameseg.predictions import FramePrediction
-from hf_frameseg.prepared.frame_columns import row_frames
 from hf_frameseg.proposals.frames_file import write_frames_file
 from hf_frameseg.proposals.prediction import redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
+from hf_frameseg.sample import Sample
 from hf_frameseg.sharing.adapter_folder import CARD_NAME, save_adapter
 from hf_frameseg.sharing.adapters import (
     BASE_CHANGING_INITS,
@@ -67,7 +66,6 @@ from hf_frameseg.sharing.config import CONFIG_NAME, TINY_BASE, FrameSegmentation
 from hf_frameseg.sharing.loading import load_base, load_processor
 from hf_frameseg.sharing.model_card import model_card
 from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME
-from hf_frameseg.targets import clip_saliency_targets
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.checkpoints import (
     STATE_NAME,
@@ -619,15 +617,14 @@ def write_figures(
     comparison_figure(headlines, list(HEADLINE_COLUMNS)).savefig(folder / "comparison.png")
     for index in np.linspace(0, len(rows) - 1, num=min(count, len(rows))).astype(int):
         # What the model marked; a picture of ten candidates for a metric says nothing.
-        row, prediction = rows[int(index)], redecode(predictions[index], PAPER_PROPOSALS)
-        clips = num_clips(row["duration_seconds"])
+        sample, prediction = Sample.of(rows[int(index)]), redecode(predictions[index], PAPER_PROPOSALS)
         figure = qualitative_figure(
             prediction,
-            frames=row_frames(row),  # the middle variants
-            relevant_moments=moments_from_windows(row["relevant_windows"], row["duration_seconds"]),
-            clip_saliency=clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips),
+            frames=sample.pictures(),  # the middle variants
+            relevant_moments=sample.windows,
+            clip_saliency=sample.clip_targets(),
         )
-        figure.savefig(folder / picture_name(row["qid"]))
+        figure.savefig(folder / picture_name(sample.qid))
 
 
 def picture_name(qid: int | str) -> str:

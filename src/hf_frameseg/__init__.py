@@ -25,13 +25,13 @@ _MODULE_OF = {
     "clip_saliency_targets": "targets",
     "graded_frame_targets": "targets",
     "BinaryLabels": "digits",
+    "Sample": "sample",
     # video: a file -> frames
     "select_frames": "video.sampling",
     "VideoFrames": "video.read",
     "VideoReadError": "video.file",
     "probe_duration": "video.read",
     "read_frames": "video.read",
-    "row_grid": "video.sampling",
     # annotations: files -> rows
     "read_annotations": "annotations.qvhighlights",
     "fetch_annotations": "annotations.download",
@@ -46,7 +46,6 @@ _MODULE_OF = {
     "FrameSettings": "prepared.one_video",
     "prepare_video": "prepared.one_video",
     "verify_videos": "prepared.verify",
-    "row_frames": "prepared.frame_columns",
     # datasets
     "QVHighlights": "datasets.qvhighlights",
     "QVHighlightsConfig": "datasets.qvhighlights",

@@ -118,10 +118,13 @@ def test_a_stream_without_a_length_stays_without_one() -> None:
         len(NumberedStream(Shared(7), 2, 0, 1, sized=False))
 
 
-def test_columns_are_kept_as_python_values() -> None:
-    collator = NumberedCollator(collate, ("qid", "windows", "absent"))
-    batch = collator([(4, {"value": 1, "qid": torch.tensor(7), "windows": [torch.tensor([0.5, 2.0])]})])
-    assert batch["rows"] == [{"qid": 7, "windows": [[0.5, 2.0]], "absent": None}]
+def test_rows_are_kept_as_samples_without_pictures() -> None:
+    collator = NumberedCollator(collate, keep_rows=True)
+    batch = collator([(4, {"value": 1, "qid": torch.tensor(7), "boxes": [torch.tensor([0.5, 2.0])], "frames": b"."})])
+    (sample,) = batch["rows"]
+    assert (sample.qid, sample.vid, sample.other) == (7, None, {"value": 1, "boxes": [[0.5, 2.0]]})
+    with pytest.raises(KeyError, match="frame"):
+        sample.pictures()
     assert batch["row_number"].tolist() == [4]
 
 

@@ -19,8 +19,7 @@ from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import evaluate_submission, headline
 from hf_frameseg.moments import mask_to_moments
 from hf_frameseg.prepared import config as preparation
-from hf_frameseg.prepared.frame_columns import row_frames
-from hf_frameseg.video.sampling import row_grid
+from hf_frameseg.sample import Sample
 
 LENGTHS = {"AB1CD": 30.96, "X9YZ0": 24.0}
 
@@ -197,7 +196,7 @@ def test_from_files_to_a_batch_and_a_score(
     assert rows["query"] == ["someone sits down.", "a person opens a door.", "a person cooks."]
     assert rows["relevant_windows"] == [[[3.0, 6.0]], [[0.0, 4.0]], [[2.0, 8.0]]]
     assert rows["saliency_source"] == ["window"] * 3
-    assert [read_number(picture) for picture in row_frames(rows[1])] == [10, 30, 50, 70]
+    assert [read_number(picture) for picture in Sample.of(rows[1]).pictures()] == [10, 30, 50, 70]
 
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="timestamps", train=False)
@@ -211,7 +210,7 @@ def test_from_files_to_a_batch_and_a_score(
             "qid": row["qid"],
             "pred_relevant_windows": [
                 [moment.start, moment.end, moment.score]
-                for moment in mask_to_moments(target.numpy() == 1, row_grid(row))
+                for moment in mask_to_moments(target.numpy() == 1, Sample.of(row).grid)
             ],
         }
         for row, target in zip(rows, batch["frame_targets"], strict=True)
@@ -225,15 +224,15 @@ def test_another_grid_goes_all_the_way(
     folder: Path, read_number: Callable[[np.ndarray], int], tiny_processor: Any
 ) -> None:
     row = load(folder, grid_kind="uniform")[1]
-    assert [read_number(picture) for picture in row_frames(row)] == [0, 26, 53, 79]
-    assert row_grid(row).times_seconds.tolist() == [0.0, 8 / 3, 16 / 3, 8.0]
+    assert [read_number(picture) for picture in Sample.of(row).pictures()] == [0, 26, 53, 79]
+    assert Sample.of(row).grid.times_seconds.tolist() == [0.0, 8 / 3, 16 / 3, 8.0]
     assert [times[1] for times in row["frame_times_seconds"]] == pytest.approx([0.0, 2.6, 5.3, 7.9])
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="timestamps", train=False)
     assert collator([row])["frame_targets"].tolist() == [[1, 1, 0, 0]]
     shifted = load(folder, grid_phase=0.25, variant_offset_seconds=0.2)[1]
-    assert [read_number(picture) for picture in row_frames(shifted)] == [15, 35, 55, 75]
-    assert [read_number(picture) for picture in row_frames(shifted, [0, 2, 0, 2])] == [13, 37, 53, 77]
+    assert [read_number(picture) for picture in Sample.of(shifted).pictures()] == [15, 35, 55, 75]
+    assert [read_number(picture) for picture in Sample.of(shifted).pictures([0, 2, 0, 2])] == [13, 37, 53, 77]
 
 
 def test_without_the_csv_the_videos_are_asked(folder: Path) -> None:

@@ -19,8 +19,9 @@ from hf_frameseg.datasets.qvhighlights import QVHighlights, QVHighlightsConfig, 
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared import builder
 from hf_frameseg.prepared import jobs as video_jobs
-from hf_frameseg.prepared.frame_columns import check_num_frames, row_frames
+from hf_frameseg.prepared.frame_columns import check_num_frames
 from hf_frameseg.prepared.one_video import FrameSettings
+from hf_frameseg.sample import Sample
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.readers import reader_names
 from hf_frameseg.video.sampling import select_frames
@@ -90,7 +91,7 @@ def test_columns_and_content(load, rows, read_number, frame_format):
     expected = select_frames(np.arange(100) / 10, FrameGrid(10, 4))
     np.testing.assert_allclose(row["frame_times_seconds"], expected / 10, atol=1e-6)
     for variant in range(3):
-        pictures = row_frames(row, np.full(4, variant))
+        pictures = Sample.of(row).pictures(np.full(4, variant))
         assert pictures.shape == (4, 32, 32, 3)
         assert [read_number(picture) for picture in pictures] == expected[:, variant].tolist()
 
@@ -397,7 +398,7 @@ def test_the_seven_videos_give_frames_or_a_reported_failure(shared_dir, tmp_path
     options = {"video_dir": str(shared_dir / "videos"), "cache_dir": tmp_path / "cache", "num_frames": 5}
     dataset = load_qvhighlights(tmp_path, "val", frame_size=32, on_error="skip", **options)
     assert dataset["vid"][:] == [vid for vid in durations if vid != "corrupted"]
-    assert all(row_frames(row).any() for row in dataset)
+    assert all(Sample.of(row).pictures().any() for row in dataset)
     (failure,) = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).open()]
     assert (failure["vid"], failure["queries"]) == ("corrupted", 1)
     assert [attempt["reader"] for attempt in failure["attempts"]] == list(reader_names("auto"))

@@ -26,7 +26,7 @@ from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared.cache import CacheError
 from hf_frameseg.prepared.failures import FAILURES_FILE
-from hf_frameseg.prepared.frame_columns import row_frames
+from hf_frameseg.sample import Sample
 from hf_frameseg.video.file import VideoReadError
 
 FILE = "highlight_val_release.jsonl"
@@ -299,8 +299,8 @@ def test_blank_keeps_the_rows_and_marks_them(load, data_dir, caplog, frame_forma
     assert dataset["frames_missing"][:] == [False, True, False, False, True, False, True, True]
     blank, real = dataset[1], dataset[0]
     assert blank["frame_shape"] == real["frame_shape"] == [3, 3, 16, 16, 3]
-    assert not row_frames(blank).any()
-    assert row_frames(real).any()
+    assert not Sample.of(blank).pictures().any()
+    assert Sample.of(real).pictures().any()
     assert blank["frame_times_seconds"] == [[time] * 3 for time in FrameGrid(2.0, 3).times_seconds]
     assert "missing or unreadable videos: 2 (4 queries), which have black frames; see " in caplog.text
     folder = Path(dataset.cache_files[0]["filename"]).parent
@@ -320,7 +320,7 @@ def test_the_shorter_side_is_fixed_and_the_aspect_ratio_kept(load, data_dir, wri
     write_video(data_dir / "videos" / "v2.mp4", np.arange(0, 2000, 100), size=(64, 96))
     dataset = load(frame_size=None, short_side=30)
     assert dataset["frame_shape"][:3] == [[3, 3, 30, 38, 3], [3, 3, 40, 30, 3], [3, 3, 30, 45, 3]]
-    assert [read_number(picture) for picture in row_frames(dataset[1])] == [3, 10, 16]
+    assert [read_number(picture) for picture in Sample.of(dataset[1]).pictures()] == [3, 10, 16]
     with pytest.raises(ValueError, match=r"frame_size or short_side, got both \(16 and 30\); leave one out"):
         load(frame_size=16, short_side=30)
 
@@ -468,7 +468,7 @@ def test_rows_can_be_streamed_without_a_cache(data_dir, tmp_path, decoded):
     builder = QVHighlights(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), **options)
     rows = list(builder.as_streaming_dataset("val"))
     assert [row["vid"] for row in rows] == ["v0", "v1", "v3", "v4", "v5", "v1", "v4"]
-    assert row_frames(rows[0]).shape == (3, 16, 16, 3)
+    assert Sample.of(rows[0]).pictures().shape == (3, 16, 16, 3)
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
-from hf_frameseg.prepared.frame_columns import encode_frames, row_frames
+from hf_frameseg.prepared.frame_columns import encode_frames
+from hf_frameseg.sample import Sample
 from hf_frameseg.shards.order import epoch_windows, node_windows, worker_rows
 from hf_frameseg.shards.stream import FrameStream, find_shards, order_shards, save_shards
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
@@ -100,7 +101,8 @@ def test_rows_and_types_survive(frame_format: str, make_dataset: Callable[..., D
     assert loaded.features == dataset.features
     for original, streamed, downloaded in zip(dataset, stream, loaded, strict=True):
         assert streamed == downloaded == original
-        np.testing.assert_array_equal(row_frames(streamed, [2, 0, 1, 2, 0]), row_frames(original, [2, 0, 1, 2, 0]))
+        pictures = [Sample.of(row).pictures([2, 0, 1, 2, 0]) for row in (streamed, original)]
+        np.testing.assert_array_equal(*pictures)
 
 
 def test_sizes_are_kept(dataset: Dataset, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from datasets import Dataset, Features, List, Value, load_dataset
-from hf_frameseg.prepared.frame_columns import row_frames
+from hf_frameseg.sample import Sample
 from hf_frameseg.shards.stream import save_shards
 from hf_frameseg.sharing.frames_repo import push_frames, stream_frames
 
@@ -186,4 +186,4 @@ def test_a_folder_is_streamed_without_a_hub(dataset: Dataset, folder: Path) -> N
     for source in (folder, str(folder)):
         rows = list(stream_frames(source, "train"))
         assert rows == list(dataset)
-    assert row_frames(rows[0]).shape == (5, 16, 16, 3)
+    assert Sample.of(rows[0]).pictures().shape == (5, 16, 16, 3)

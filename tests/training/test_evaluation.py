@@ -312,8 +312,8 @@ def test_text_qids(rows: list[dict[str, Any]]) -> None:
 def test_metrics_for_other_rows_keep_their_settings(rows: list[dict[str, Any]]) -> None:
     metrics = MomentRetrievalMetrics(rows, PAPER_PROPOSALS)
     part = metrics.for_rows(rows[:2])
-    assert list(part.rows) == QIDS[:2]
-    assert list(metrics.rows) == QIDS
+    assert list(part.samples) == QIDS[:2]
+    assert list(metrics.samples) == QIDS
     found = part.predictions(*decodes(QIDS[:2]))
     assert [len(prediction.moments) for prediction in found] == [1, 2]
 

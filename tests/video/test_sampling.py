@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_frameseg.moments import FrameGrid
-from hf_frameseg.video.sampling import MIDDLE_VARIANT, TIME_TOLERANCE_SECONDS, VARIANTS, row_grid, select_frames
+from hf_frameseg.video.sampling import MIDDLE_VARIANT, TIME_TOLERANCE_SECONDS, VARIANTS, select_frames
 
 GRIDS = st.one_of(st.just({"kind": "uniform"}), st.builds(lambda phase: {"phase": phase}, st.floats(-0.49, 0.49)))
 
@@ -134,16 +134,6 @@ def test_offset_in_seconds_takes_the_place_of_the_one_in_frames():
             select_frames(times, FrameGrid(10, 5), variant_offset_seconds=seconds)
     with pytest.raises(ValueError, match="expected one offset, got variant_offset_frames=5"):
         select_frames(times, FrameGrid(10, 5), 5, 0.5)
-
-
-def test_a_row_says_which_grid_it_is_on():
-    row = {"duration_seconds": 10.0, "frame_shape": [5, 3, 8, 8, 3]}
-    assert row_grid(row) == FrameGrid(10, 5)
-    assert row_grid({**row, "grid_kind": None, "grid_phase": None}) == FrameGrid(10, 5)
-    assert row_grid({**row, "grid_kind": "uniform", "grid_phase": 0.0}) == FrameGrid(10, 5, "uniform")
-    assert row_grid({"duration_seconds": 10.0, "grid_phase": 0.25}, num_frames=4) == FrameGrid(10, 4, phase=0.25)
-    with pytest.raises(ValueError, match="expected kind to be one of"):
-        row_grid({**row, "grid_kind": "linear"})
 
 
 @pytest.mark.parametrize("times", [[], [[0.0]], [0.0, np.nan], [1.0, 0.5]])

@@ -14,12 +14,10 @@ import torch
 from hf_frameseg.annotations.qvhighlights import qid_seed
 from hf_frameseg.batches.encoding import append_answers, encode_prompts
 from hf_frameseg.batches.prompts import PromptTemplate, get_prompt
-from hf_frameseg.batches.row_numbers import plain
 from hf_frameseg.digits import BinaryLabels
-from hf_frameseg.moments import num_clips
-from hf_frameseg.prepared.frame_columns import check_num_frames, row_frames, row_shape
-from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets, saliency_threshold
-from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS, row_grid
+from hf_frameseg.sample import Sample
+from hf_frameseg.targets import saliency_threshold
+from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
 
 
 def _no_epoch() -> torch.Tensor:
@@ -128,48 +126,40 @@ class FrameSegmentationCollator:
             int64, or a list where ids are texts. With `with_answer=False` the processor's tensors, `frame_valid` and
             `qid` only.
         """
-        rows = [_as_written(row) for row in rows]
-        self._check(rows)
+        samples = [Sample.of(row) for row in rows]
+        self._check(samples)
         frames, times, masks, targets, inputs = [], [], [], [], []
-        for row in rows:
-            rng = self._generator(row["qid"])
-            variants = self._variants(row_shape(row)[0], rng)
-            frames.append(row_frames(row, variants))
-            times.append(_shown_seconds(row, variants) if self.prompt.tells_time else None)
+        for sample in samples:
+            rng = self._generator(sample.qid)
+            variants = self._variants(sample.num_frames, rng)
+            frames.append(sample.pictures(variants))
+            times.append(sample.times(variants) if self.prompt.tells_time else None)
             if self.with_answer:
-                mask, target = self._targets(row)
-                masks.append(mask)
-                targets.append(target)
-                inputs.append(self._corrupt(mask, rng))
-        batch = encode_prompts(self.processor, self.prompt, [row["query"] for row in rows], frames, times)
+                masks.append(sample.mask(self.label_rule))
+                targets.append(sample.frame_targets(self.label_rule, self.graded_targets))
+                inputs.append(self._corrupt(masks[-1], rng))
+        batch = encode_prompts(self.processor, self.prompt, [sample.query for sample in samples], frames, times)
         if self.with_answer:
             answers = [self.labels.answer_ids(mask) for mask in inputs]
             truths = [self.labels.answer_ids(mask) for mask in masks]
             batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
             batch["frame_targets"] = _pad(targets, torch.float32)
         batch["frame_valid"] = _pad([np.ones(len(row), dtype=bool) for row in frames], torch.bool)
-        qids = [row["qid"] for row in rows]
+        qids = [sample.qid for sample in samples]
         batch["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
         return batch
 
-    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse rows of another shape than was asked for."""
-        needed = ["qid", "query", "frames", "frame_shape", "duration_seconds"]
-        needed += ["relevant_windows"] if self.with_answer else []
-        needed += ["relevant_clip_ids", "saliency_scores"] if self.with_answer and self._needs_saliency else []
-        for row in rows:
-            if missing := [name for name in needed if row.get(name) is None]:
+    def _check(self, samples: Sequence[Sample]) -> None:
+        """Refuse rows of which no batch can be made."""
+        for sample in samples:
+            sample.check_can_be_asked(answered=self.with_answer, rated=self._needs_saliency)
+            if self.num_frames is not None:
+                sample.check_num_frames(self.num_frames)
+            if self.train and sample.frames_missing:
                 raise ValueError(
-                    f"expected rows with the column(s) {missing}, got {sorted(row)}: load them with load_qvhighlights, "
-                    "train with remove_unused_columns=False, and use with_answer=False for rows without annotations"
-                )
-            if self.train and row.get("frames_missing"):
-                raise ValueError(
-                    f"qid {row['qid']}: its video could not be read, and there is nothing to learn from blank frames; "
+                    f"qid {sample.qid}: its video could not be read, and there is nothing to learn from blank frames; "
                     'drop such rows: rows.filter(lambda missing: not missing, input_columns="frames_missing")'
                 )
-        if self.num_frames is not None:
-            check_num_frames(rows, self.num_frames)
 
     @property
     def _needs_saliency(self) -> bool:
@@ -192,40 +182,12 @@ class FrameSegmentationCollator:
             return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
         return rng.integers(len(VARIANTS), size=num_frames)
 
-    def _targets(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Mask (F,) bool that becomes the digits, and targets (F,) float of the segmentation losses."""
-        grid = row_grid(row)
-        saliency = None
-        if self._needs_saliency:
-            clips = num_clips(grid.duration_seconds)
-            saliency = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], clips)
-        mask = np.asarray(frame_mask(row["relevant_windows"], grid, rule=self.label_rule, saliency=saliency))
-        return mask, np.asarray(graded_frame_targets(saliency, grid) if self.graded_targets else mask, dtype=np.float32)
-
     def _corrupt(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Replace digits of the teacher-forced input by random ones."""
         if not self.train or self.prefix_corruption == 0.0:
             return mask
         replaced = rng.random(mask.shape) < self.prefix_corruption
         return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
-
-
-def _shown_seconds(row: Mapping[str, Any], variants: np.ndarray) -> np.ndarray:
-    """Return when the chosen variant of each frame is shown, (F,); the grid's time where the row does not say."""
-    if row.get("frame_times_seconds") is None:
-        return row_grid(row).times_seconds
-    times = np.asarray(row["frame_times_seconds"], dtype=np.float64)
-    if times.shape != (len(variants), len(VARIANTS)):
-        raise ValueError(
-            f"qid {row['qid']}: expected frame_times_seconds of shape ({len(variants)}, {len(VARIANTS)}), one time for "
-            f"each picture, got {times.shape}; prepare the row again"
-        )
-    return times[np.arange(len(variants)), variants]
-
-
-def _as_written(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row with Python values in place of the tensors of `set_format`; the frames stay as they are."""
-    return {name: value if name == "frames" else plain(value) for name, value in row.items()}
 
 
 def _pad(rows: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:

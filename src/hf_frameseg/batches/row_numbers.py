@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, get_worker_info
 
+from hf_frameseg.sample import Sample
+
 NO_ROW = -1
 """Number of a row that only keeps a process in step."""
 
@@ -23,7 +25,7 @@ ROW_NUMBER = "row_number"
 """Key of a batch: the number of each row, (B,) int64."""
 
 ROWS = "rows"
-"""Key of a batch: the columns of each row that an evaluation asked for, a list of B dicts."""
+"""Key of a batch: the B samples without their pictures, for what scores them."""
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -186,43 +188,23 @@ class NumberedStream(IterableDataset):
 
 
 class NumberedCollator:
-    """Collate `(number, row)` pairs and keep the numbers, and columns of the rows, beside what the collator makes.
+    """Collate `(number, row)` pairs and keep the numbers, and the rows, beside what the collator makes.
 
     Args:
         collator: Makes a batch of rows.
-        columns: Columns to keep as they are, under `ROWS`; none by default.
+        keep_rows: Keep the rows, without their pictures, under `ROWS`.
     """
 
-    def __init__(self, collator: Callable[[list[Row]], Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-        self.collator, self.columns = collator, tuple(columns)
+    def __init__(self, collator: Callable[[list[Row]], Mapping[str, Any]], keep_rows: bool = False) -> None:
+        self.collator, self.keep_rows = collator, keep_rows
 
     def __call__(self, picks: Sequence[tuple[int, Row]]) -> dict[str, Any]:
-        """Return the batch with `ROW_NUMBER` and, if columns are kept, `ROWS`."""
+        """Return the batch with `ROW_NUMBER` and, if rows are kept, `ROWS`."""
         numbers, rows = zip(*picks, strict=True)
         batch = {**self.collator(list(rows)), ROW_NUMBER: torch.tensor(numbers, dtype=torch.int64)}
-        if self.columns:
-            batch[ROWS] = [{name: plain(row.get(name)) for name in self.columns} for row in rows]
+        if self.keep_rows:
+            batch[ROWS] = [Sample.of(row).without_pictures() for row in rows]
         return batch
-
-
-def plain(value: Any) -> Any:
-    """Turn tensors and arrays, as `set_format` of `datasets` makes them of columns, back into Python values.
-
-    Args:
-        value: Any value of a row.
-
-    Returns:
-        The value, made of lists, dicts and scalars.
-
-    Example:
-        >>> plain({"qid": torch.tensor(3), "windows": [torch.tensor([0.5, 2.0])], "query": "a dog"})
-        {'qid': 3, 'windows': [[0.5, 2.0]], 'query': 'a dog'}
-    """
-    if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _batches(entries: Iterable[T], size: int, drop_last: bool) -> Iterator[list[T]]:

@@ -15,7 +15,7 @@ Columns of a row (one row per query, in the order of the annotations):
 | `query` | string | the sentence |
 | `vid` | string | video id |
 | `duration_seconds` | float64 | annotated length T; defines the frame grid |
-| `frames` | binary, or list of images | F x 3 pictures; read them with `row_frames(row, variants)` |
+| `frames` | binary, or list of images | F x 3 pictures; read them with `Sample.of(row).pictures(variants)` |
 | `frame_shape` | list of int64 | `[F, 3, H, W, 3]` |
 | `frame_times_seconds` | F x 3 float64 | when each picture is shown in the file |
 | `frames_missing` | bool | the video could not be read: the frames are black and stand for nothing |

@@ -179,7 +179,7 @@ def order_shards(paths: Iterable[str], split: str, where: str) -> list[str]:
 class FrameStream(torch.utils.data.IterableDataset):
     """Read rows from shards, a few row groups at a time, in another order every epoch.
 
-    Rows are those of the data set that was saved, so the collator, `row_frames` and the trainer take them as they are.
+    Rows are those of the data set that was saved, so the collator, `Sample` and the trainer take them as they are.
     The stream knows its length: epochs, learning rate and resuming of the Trainer are those of a data set (without a
     length it needs `max_steps` and takes every pass over the data for a part of epoch 0). Other
     arguments than the package's need `accelerator_config={"dispatch_batches": False}`: accelerate would cut batches

@@ -51,10 +51,10 @@ tags:
 ## Use
 
 ```python
-from hf_frameseg import row_frames, stream_frames
+from hf_frameseg import Sample, stream_frames
 
 stream = stream_frames("{repo_id}", "{split}", seed=0)
-print(len(stream), row_frames(next(iter(stream))).shape)
+print(len(stream), Sample.of(next(iter(stream))).pictures().shape)
 ```
 
 `datasets.load_dataset("{repo_id}")` downloads all of it instead.

@@ -10,10 +10,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from hf_frameseg.batches.row_numbers import NO_ROW
+from hf_frameseg.sample import Sample
 
 
 class EvaluatedRows:
-    """Hold losses and columns of the rows of one evaluation, by their numbers.
+    """Hold losses and samples of the rows of one evaluation, by their numbers.
 
     Example:
         >>> import torch
@@ -29,14 +30,12 @@ class EvaluatedRows:
         self._by_number: dict[int, dict[str, Any]] = {}
         self._gathered = False
 
-    def add(
-        self, numbers: Sequence[int], rows: Sequence[Mapping[str, Any]] | None, loss: Tensor | None, parts: Any
-    ) -> None:
+    def add(self, numbers: Sequence[int], rows: Sequence[Sample] | None, loss: Tensor | None, parts: Any) -> None:
         """Add a batch of this process.
 
         Args:
             numbers: Number of each row, B of them.
-            rows: Columns of each row, or None.
+            rows: The sample of each row, without its pictures; or None.
             loss: The mean loss of the batch, or None without answers.
             parts: Each loss part, (B,), by name; anything else, as a `compute_loss` of others may return, is left out.
         """
@@ -51,7 +50,7 @@ class EvaluatedRows:
             if number == NO_ROW:
                 continue
             losses = {} if joint is None else {"": joint} | {f"_{name}": part[place] for name, part in values.items()}
-            self._by_number[number] = {"losses": losses, "row": rows[place] if rows else {}}
+            self._by_number[number] = {"losses": losses, "row": rows[place] if rows else None}
 
     def gather(self) -> None:
         """Put together what all processes found; afterwards every process knows every row."""
@@ -66,8 +65,8 @@ class EvaluatedRows:
         return len(self._by_number)
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the columns of every row, in the order of their numbers."""
+    def rows(self) -> list[Sample]:
+        """Return the sample of every row, in the order of their numbers."""
         return [found["row"] for found in self._by_number.values()]
 
     @property
@@ -94,6 +93,6 @@ class EvaluatedRows:
 
     def qids(self) -> np.ndarray:
         """Return the query id of every row, (N,): int64, or texts as objects."""
-        qids = [row["qid"] for row in self.rows]
+        qids = [sample.qid for sample in self.rows]
         is_number = all(isinstance(qid, (int, np.integer)) for qid in qids)
         return np.array(qids, dtype=np.int64 if is_number else object)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 
 from hf_frameseg._files import atomic_write
-from hf_frameseg.batches.row_numbers import plain
 from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summarize_per_query, tasks_left_out
 from hf_frameseg.metrics.submission import check_thresholds
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import redecode, to_prediction
 from hf_frameseg.proposals.settings import SCORING_PROPOSALS, ProposalSettings
-from hf_frameseg.video.sampling import row_grid
+from hf_frameseg.sample import Rows, Sample, plain, samples_without_pictures, with_queries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-GROUND_TRUTH_COLUMNS = ("qid", "query", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores")
-OPTIONAL_COLUMNS = ("grid_kind", "grid_phase", "saliency_source")
-"""Columns that only rows on another grid than the paper's, or with ratings that nobody gave, need."""
 
 
 class MomentRetrievalMetrics:
@@ -49,7 +44,7 @@ class MomentRetrievalMetrics:
     the log. Where nobody rated anything there are none.
 
     Args:
-        rows: The split, a data set or rows with the columns of `datasets/qvhighlights.py`.
+        rows: The split: a data set, rows, or samples.
         proposals: How windows and saliency are made of the decodes. The default, `runs+fill`, has the R1 of the paper's
             `runs` and a higher mAP; `docs/decoders.md` says by how much.
         r1_thresholds: Further IoU thresholds of R1, such as 0.3 for Charades-STA; `__call__` adds `R1@0.3`.
@@ -59,38 +54,30 @@ class MomentRetrievalMetrics:
             hold the same queries.
     """
 
-    columns = (*GROUND_TRUTH_COLUMNS, "duration_seconds", *OPTIONAL_COLUMNS)
-    """Columns of a row that are looked at."""
-
     def __init__(
         self,
-        rows: Dataset | Iterable[Mapping[str, Any]],
+        rows: Dataset | Rows,
         proposals: ProposalSettings = SCORING_PROPOSALS,
         r1_thresholds: Sequence[float] = (),
     ) -> None:
-        self.rows = _by_qid(rows)
+        self.samples = _by_qid(rows)
         self.proposals = proposals
         self.r1_thresholds = check_thresholds(r1_thresholds)
 
-    def for_rows(self, rows: Dataset | Iterable[Mapping[str, Any]]) -> MomentRetrievalMetrics:
+    def for_rows(self, rows: Dataset | Rows) -> MomentRetrievalMetrics:
         """Return the same metrics for other rows, or a part of these.
 
         Args:
             rows: As for the class.
         """
         other = copy(self)
-        other.rows = _by_qid(rows)
+        other.samples = _by_qid(rows)
         return other
 
     @property
     def ground_truth(self) -> list[dict[str, Any]]:
         """Return the annotation lines, as the official evaluator reads them."""
-        lines = []
-        for row in self.rows.values():
-            source = {} if row["saliency_source"] is None else {"saliency_source": row["saliency_source"]}
-            labels = {name: row[name] for name in GROUND_TRUTH_COLUMNS}
-            lines.append({**labels, "duration": row["duration_seconds"], **source})
-        return lines
+        return [sample.annotation() for sample in self.samples.values()]
 
     def predictions(self, masks: np.ndarray, frame_logits: np.ndarray, qids: np.ndarray) -> list[FramePrediction]:
         """Return one prediction per query, in the order of the rows whatever the order of the decodes.
@@ -101,23 +88,24 @@ class MomentRetrievalMetrics:
             qids: (N,) query ids, numbers or texts.
         """
         order = {plain(qid): index for index, qid in enumerate(qids)}
-        if len(order) != len(qids) or order.keys() != self.rows.keys():
+        if len(order) != len(qids) or order.keys() != self.samples.keys():
             raise ValueError(
-                f"expected one decode for each of {len(self.rows)} queries, got {len(qids)} for {len(order)} queries; "
-                "evaluate the same split that the metrics were made for; for a part of it, ask metrics.for_rows(rows)."
+                f"expected one decode for each of {len(self.samples)} queries, got {len(qids)} for {len(order)} "
+                "queries; evaluate the same split that the metrics were made for; for a part of it, ask "
+                "metrics.for_rows(rows)."
             )
         found = []
-        for qid, row in self.rows.items():
+        for qid, sample in self.samples.items():
             index = order[qid]
             real = masks[index] >= 0  # batches of other numbers of frames are gathered with -100 at the end
             prediction = to_prediction(
                 masks[index][real] == 1,
                 frame_logits[index][real],
-                row_grid(row, int(real.sum())),
+                sample.grid_of(int(real.sum())),
                 self.proposals,
-                query=row["query"],
+                query=sample.query,
                 qid=qid,
-                vid=row["vid"],
+                vid=sample.vid,
             )
             found.append(prediction)
         return found
@@ -137,19 +125,19 @@ class MomentRetrievalMetrics:
         return [
             redecode(
                 FramePrediction(
-                    grid=FrameGrid(row["duration_seconds"], 1),
+                    grid=FrameGrid(sample.duration_seconds, 1),
                     mask=np.ones(1, dtype=bool),
                     probs=np.full(1, 0.5),
                     log_odds=np.zeros(1),
                     moments=(),
                     saliency=np.zeros(0),
-                    query=row["query"],
+                    query=sample.query,
                     qid=qid,
-                    vid=row["vid"],
+                    vid=sample.vid,
                 ),
                 self.proposals,
             )
-            for qid, row in self.rows.items()
+            for qid, sample in self.samples.items()
         ]
 
     def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
@@ -167,20 +155,14 @@ class MomentRetrievalMetrics:
         return recall_at(evaluate_per_query(rows, self.ground_truth), self.r1_thresholds)
 
 
-def _by_qid(rows: Dataset | Iterable[Mapping[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """Return what scoring needs of every row, by its query id."""
-    if hasattr(rows, "select_columns"):
-        # Only the small columns: a pass over the frames of a large split would take minutes. `set_format` would round.
-        here = rows.column_names or MomentRetrievalMetrics.columns
-        rows = rows.with_format(None).select_columns([name for name in MomentRetrievalMetrics.columns if name in here])
-    found: dict[int | str, dict[str, Any]] = {}
-    for row in rows:
-        entry = {name: plain(row.get(name)) for name in MomentRetrievalMetrics.columns}
-        if missing := [name for name, value in entry.items() if value is None and name not in OPTIONAL_COLUMNS]:
-            raise ValueError(f"expected rows with the column(s) {missing} to score them, got {sorted(row)}")
-        if entry["qid"] in found:
-            raise ValueError(f"qid {entry['qid']} stands in two rows; every query needs its own qid")
-        found[entry["qid"]] = entry
+def _by_qid(rows: Dataset | Rows) -> dict[int | str, Sample]:
+    """Return the samples, without their pictures, by their query ids."""
+    found: dict[int | str, Sample] = {}
+    for sample in samples_without_pictures(rows):
+        sample.check_can_be_scored()
+        if sample.qid in found:
+            raise ValueError(f"qid {sample.qid} stands in two rows; every query needs its own qid")
+        found[sample.qid] = sample
     return found
 
 
@@ -218,7 +200,8 @@ def shuffle_queries(dataset: Dataset, seed: int = 0) -> Dataset:
         ValueError: When a row finds no such text in another video.
     """
     rng = np.random.default_rng(seed)
-    queries, vids = list(dataset["query"]), list(dataset["vid"])
+    samples = list(samples_without_pictures(dataset))
+    queries, vids = [sample.query for sample in samples], [sample.vid for sample in samples]
     asked: dict[str, set[str]] = {}
     for query, vid in zip(queries, vids, strict=True):
         asked.setdefault(vid, set()).add(query)
@@ -228,4 +211,4 @@ def shuffle_queries(dataset: Dataset, seed: int = 0) -> Dataset:
         if other is None:
             raise ValueError(f"cannot shuffle queries: no other video has another query than {query!r}.")
         shuffled.append(queries[other])
-    return dataset.remove_columns("query").add_column("query", shuffled)
+    return with_queries(dataset, shuffled)

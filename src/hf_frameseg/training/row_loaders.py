@@ -13,6 +13,7 @@ from transformers.trainer_utils import seed_worker
 
 import datasets
 from hf_frameseg.batches.row_numbers import NumberedCollator, NumberedRows, NumberedStream, ProcessBatchSampler
+from hf_frameseg.sample import which_miss_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,9 +60,8 @@ class RowLoaders:
 
     def _loader(self, rows: Any, collator: Callable, batch_size: int, *, is_training: bool) -> DataLoader:
         """Return a loader of this process's batches."""
-        columns = () if is_training else ("qid", *getattr(self.compute_metrics, "columns", ()))
         options: dict[str, Any] = {
-            "collate_fn": NumberedCollator(collator, columns),
+            "collate_fn": NumberedCollator(collator, keep_rows=not is_training),
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory,
             "persistent_workers": is_training and self.args.dataloader_persistent_workers,
@@ -127,12 +127,9 @@ class RowLoaders:
 
 def _with_frames(rows: Any) -> Any:
     """Leave out rows whose video could not be read; the collator refuses those of a stream."""
-    if isinstance(rows, datasets.Dataset):
-        missing = rows.with_format(None)["frames_missing"] if "frames_missing" in rows.column_names else []
-    elif isinstance(rows, Sequence):
-        missing = [bool(row.get("frames_missing")) for row in rows]
-    else:
+    if not isinstance(rows, datasets.Dataset | Sequence):
         return rows
+    missing = which_miss_frames(rows)
     kept = [index for index, is_missing in enumerate(missing) if not is_missing]
     if len(kept) == len(missing):
         return rows

@@ -6,9 +6,6 @@ video. The times that frames are shown at are exact in every case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -116,27 +113,6 @@ def check_variant_offset(variant_offset_frames: int, variant_offset_seconds: flo
             f"expected one offset, got variant_offset_frames={variant_offset_frames} and "
             f"variant_offset_seconds={variant_offset_seconds}; leave one of them out"
         )
-
-
-def row_grid(row: Mapping[str, Any], num_frames: int | None = None) -> FrameGrid:
-    """Return the grid that the frames of a prepared row were sampled on.
-
-    Args:
-        row: A row of a prepared data set, with `duration_seconds`, and `grid_kind` and `grid_phase` unless it is on the
-            paper's grid.
-        num_frames: Number of frames F, for a row without its pictures; None reads it from `frame_shape`.
-
-    Returns:
-        The grid.
-
-    Example:
-        >>> row_grid({"duration_seconds": 8.0, "frame_shape": [4, 3, 32, 32, 3]}).times_seconds.tolist()
-        [1.0, 3.0, 5.0, 7.0]
-    """
-    num_frames = row["frame_shape"][0] if num_frames is None else num_frames
-    # Rows made by hand, or before there were other grids, need not say that they are on the paper's.
-    kind, phase = row.get("grid_kind"), row.get("grid_phase")
-    return FrameGrid(row["duration_seconds"], num_frames, kind or "middle", phase or 0.0)
 
 
 def _on_display(times: NDArray[np.float64], at_seconds: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,0 +1,311 @@
+"""`Sample`: one prepared row as a value. The only place outside of what writes rows that knows their columns.
+
+Axes: F frames, C clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, num_clips
+from hf_frameseg.prepared.frame_columns import check_num_frames, row_frames, row_shape
+from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets, saliency_threshold
+from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_QUESTION = ("qid", "query", "frames", "frame_shape", "duration_seconds")
+_ANSWER = ("relevant_windows",)
+_RATINGS = ("relevant_clip_ids", "saliency_scores")
+_ANNOTATION = ("qid", "query", "vid", *_ANSWER, *_RATINGS)
+_OPTIONAL = ("vid", "frame_times_seconds", "frames_missing", "saliency_source", "grid_kind", "grid_phase")
+_KNOWN = frozenset((*_QUESTION, *_ANNOTATION, *_OPTIONAL))
+
+
+class Sample:
+    """Read one row of a prepared data set: a query about a video, its frames, and what annotators said.
+
+    Values are read when they are asked for, so a row may lack what nobody asks for, as the rows of a test split lack
+    annotations. Make samples with `Sample.of`.
+
+    Example:
+        >>> row = {"qid": 7, "query": "a dog", "duration_seconds": 8.0, "frame_shape": [4, 3, 32, 32, 3]}
+        >>> sample = Sample.of(row | {"relevant_windows": [[2, 6]]})
+        >>> sample.grid.num_frames, sample.mask().tolist()
+        (4, [False, True, True, False])
+    """
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self._columns = dict(columns)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any] | Sample) -> Sample:
+        """Return the sample of a row.
+
+        Args:
+            row: A row with the columns that `prepared/builder.py` lists, also of a data set with `set_format`; a sample
+                is returned as it is.
+
+        Returns:
+            The sample; the row is not changed.
+        """
+        if isinstance(row, Sample):
+            return row
+        return cls({name: value if name == "frames" else plain(value) for name, value in row.items()})
+
+    # ---- The question ------------------------------------------------------------------------------------------------
+
+    @property
+    def qid(self) -> int | str | None:
+        """Return the id of the query."""
+        return self._columns.get("qid")
+
+    @property
+    def query(self) -> str | None:
+        """Return the sentence."""
+        return self._columns.get("query")
+
+    @property
+    def vid(self) -> str | None:
+        """Return the name of the video."""
+        return self._columns.get("vid")
+
+    @property
+    def duration_seconds(self) -> float:
+        """Return the duration of the video, in seconds."""
+        return self._columns["duration_seconds"]
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames F."""
+        return row_shape(self._columns)[0]
+
+    @cached_property
+    def grid(self) -> FrameGrid:
+        """Return the grid that the frames were sampled on."""
+        return self.grid_of(self.num_frames)
+
+    def grid_of(self, num_frames: int) -> FrameGrid:
+        """Return the grid of a row that does not say how many frames it has.
+
+        Args:
+            num_frames: Number of frames F.
+        """
+        # Rows made by hand, or before there were other grids, need not say that they are on the paper's.
+        kind, phase = self._columns.get("grid_kind"), self._columns.get("grid_phase")
+        return FrameGrid(self.duration_seconds, num_frames, kind or "middle", phase or 0.0)
+
+    @property
+    def other(self) -> dict[str, Any]:
+        """Return the columns that this package does not know: what an objective or a metric of your own needs."""
+        return {name: value for name, value in self._columns.items() if name not in _KNOWN}
+
+    # ---- The frames --------------------------------------------------------------------------------------------------
+
+    @property
+    def frames_missing(self) -> bool:
+        """Tell whether the video could not be read and the frames are blank."""
+        return bool(self._columns.get("frames_missing"))
+
+    def pictures(self, variants: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Return one picture per frame.
+
+        Args:
+            variants: Which of its three source frames stands for each window, (F,), 0 to 2 for left, middle, right.
+                None takes the middle ones.
+
+        Returns:
+            Pictures (F, H, W, 3), uint8, writable and not shared with the row.
+
+        Raises:
+            ValueError: If the stored pictures or `variants` do not have the expected shape.
+        """
+        return row_frames(self._columns, variants)
+
+    def times(self, variants: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Return when these pictures are shown, (F,), in seconds; the grid's times where the row does not say.
+
+        Args:
+            variants: As for `pictures`.
+
+        Raises:
+            ValueError: If the row has not one time for each picture.
+        """
+        if self._columns.get("frame_times_seconds") is None:
+            return self.grid.times_seconds
+        chosen = np.full(self.num_frames, MIDDLE_VARIANT) if variants is None else np.asarray(variants)
+        times = np.asarray(self._columns["frame_times_seconds"], dtype=np.float64)
+        if times.shape != (len(chosen), len(VARIANTS)):
+            raise ValueError(
+                f"qid {self.qid}: expected frame_times_seconds of shape ({len(chosen)}, {len(VARIANTS)}), one time for "
+                f"each picture, got {times.shape}; prepare the row again"
+            )
+        return times[np.arange(len(chosen)), chosen]
+
+    def without_pictures(self) -> Sample:
+        """Return the sample without its stored pictures, small enough to be kept and sent around."""
+        return Sample({name: value for name, value in self._columns.items() if name != "frames"})
+
+    # ---- The annotation ----------------------------------------------------------------------------------------------
+
+    @property
+    def windows(self) -> tuple[Moment, ...]:
+        """Return the relevant moments."""
+        return tuple(moments_from_windows(self._columns["relevant_windows"], self.duration_seconds))
+
+    @property
+    def clip_ids(self) -> list[int]:
+        """Return the indices of the rated clips."""
+        return self._columns["relevant_clip_ids"]
+
+    @property
+    def ratings(self) -> list[list[float]]:
+        """Return the ratings 0-4 of every annotator for each rated clip."""
+        return self._columns["saliency_scores"]
+
+    @property
+    def saliency_source(self) -> str | None:
+        """Return where ratings come from that no annotator gave; None for those of annotators."""
+        return self._columns.get("saliency_source")
+
+    def clip_targets(self) -> NDArray[np.float64]:
+        """Return the mean rating / 4 of every clip, (C,), 0 for clips nobody rated."""
+        return clip_saliency_targets(self.clip_ids, self.ratings, num_clips(self.duration_seconds))
+
+    def mask(self, rule: str = "window") -> NDArray[np.bool_]:
+        """Return which frames are relevant, (F,).
+
+        Args:
+            rule: See `targets.frame_mask`.
+        """
+        saliency = None if saliency_threshold(rule) is None else self.clip_targets()
+        return np.asarray(frame_mask(self._columns["relevant_windows"], self.grid, rule=rule, saliency=saliency))
+
+    def frame_targets(self, rule: str = "window", graded: bool = False) -> NDArray[np.float32]:
+        """Return what the frames are to be learnt as, (F,), float32: the mask, or the mean ratings.
+
+        Args:
+            rule: See `targets.frame_mask`.
+            graded: Take the annotators' mean rating / 4 in place of the mask.
+        """
+        targets = graded_frame_targets(self.clip_targets(), self.grid) if graded else self.mask(rule)
+        return np.asarray(targets, dtype=np.float32)
+
+    def annotation(self) -> dict[str, Any]:
+        """Return the line of a ground-truth file, as the official evaluator reads it."""
+        source = {} if self.saliency_source is None else {"saliency_source": self.saliency_source}
+        return {**{name: self._columns[name] for name in _ANNOTATION}, "duration": self.duration_seconds, **source}
+
+    # ---- Checks ------------------------------------------------------------------------------------------------------
+
+    def check_can_be_asked(self, answered: bool = False, rated: bool = False) -> None:
+        """Refuse a row that cannot become a prompt, or the answer to it.
+
+        Args:
+            answered: Whether the answer is needed too.
+            rated: Whether the ratings are needed for it.
+
+        Raises:
+            ValueError: If a column is missing.
+        """
+        needed = (*_QUESTION, *(_ANSWER if answered else ()), *(_RATINGS if answered and rated else ()))
+        if missing := self._missing(needed):
+            raise ValueError(
+                f"expected rows with the column(s) {missing}, got {sorted(self._columns)}: load them with "
+                "load_qvhighlights, train with remove_unused_columns=False, and use with_answer=False for rows without "
+                "annotations"
+            )
+
+    def check_num_frames(self, num_frames: int) -> None:
+        """Refuse a row that holds another number of frames.
+
+        Args:
+            num_frames: Number of frames F that the caller works with.
+
+        Raises:
+            ValueError: If it does.
+        """
+        check_num_frames([self._columns], num_frames)
+
+    def check_can_be_scored(self) -> None:
+        """Refuse a row without annotations.
+
+        Raises:
+            ValueError: If a column is missing.
+        """
+        if missing := self._missing((*_ANNOTATION, "duration_seconds")):
+            raise ValueError(f"expected rows with the column(s) {missing} to score them, got {sorted(self._columns)}")
+
+    def _missing(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self._columns.get(name) is None]
+
+
+Rows = Iterable[Mapping[str, Any] | Sample]
+"""A data set, a stream, a list of rows or of samples."""
+
+
+def samples_without_pictures(rows: Dataset | Rows) -> Iterator[Sample]:
+    """Yield the samples of rows without reading their pictures: of a large split, that would take minutes.
+
+    Args:
+        rows: A data set, a stream, or rows.
+
+    Yields:
+        One sample per row.
+    """
+    if hasattr(rows, "select_columns"):
+        rows = rows.with_format(None)  # `set_format` would round durations and windows to single precision
+        here = rows.column_names or list(next(iter(rows), {}))
+        rows = rows.select_columns([name for name in here if name != "frames"])
+    for row in rows:
+        yield Sample.of(row).without_pictures()
+
+
+def which_miss_frames(rows: Dataset | Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Tell of every row whether its video could not be read.
+
+    Args:
+        rows: A data set, or rows.
+
+    Returns:
+        One bool per row; none where no row says so.
+    """
+    if not hasattr(rows, "select_columns"):
+        return [Sample(row).frames_missing for row in rows]
+    return rows.with_format(None)["frames_missing"][:] if "frames_missing" in rows.column_names else []
+
+
+def with_queries(dataset: Dataset, queries: Sequence[str]) -> Dataset:
+    """Return a data set with other queries.
+
+    Args:
+        dataset: The data set.
+        queries: One sentence for every row.
+    """
+    return dataset.remove_columns("query").add_column("query", list(queries))
+
+
+def plain(value: Any) -> Any:
+    """Turn tensors and arrays, as `set_format` of `datasets` makes them of columns, back into Python values.
+
+    Args:
+        value: Any value of a row.
+
+    Returns:
+        The value, made of lists, dicts and scalars.
+
+    Example:
+        >>> plain({"qid": np.int64(3), "windows": [np.array([0.5, 2.0])], "query": "a dog"})
+        {'qid': 3, 'windows': [[0.5, 2.0]], 'query': 'a dog'}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
