@@ -6,7 +6,6 @@ import inspect
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -15,33 +14,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
-from transformers.distributed.fsdp import is_fsdp_managed_module
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
-from hf_frameseg.batches.encoding import TARGET_KEYS, drop_answers
-from hf_frameseg.batches.row_numbers import NO_ROW, ROW_NUMBER, ROWS, NumberedCollator
+from hf_frameseg.batches.encoding import TARGET_KEYS
+from hf_frameseg.batches.row_numbers import ROW_NUMBER
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.objectives import FrameSegmentationLoss, weighted_sum
-from hf_frameseg.readout import get_readout
-from hf_frameseg.readout.precision import autocasting
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.checkpoints import StopAtSigterm, record_processes
 from hf_frameseg.training.checks import check_arguments, check_processes
-from hf_frameseg.training.evaluated_rows import EvaluatedRows
+from hf_frameseg.training.evaluation_loop import EvaluationLoop
 from hf_frameseg.training.row_loaders import RowLoaders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from peft import PeftConfig
     from transformers import TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_utils import EvalLoopOutput
 
 
-class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
+class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
     """Train a multimodal LLM to answer with one digit per frame, on token and on frame level at once.
 
     The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a
@@ -103,7 +96,6 @@ class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
         self._step: _Step | None = None
         self._train_parts: dict[str, Tensor] = {}
         self._train_rows: Tensor | None = None
-        self._evaluated = EvaluatedRows()
 
     # ---- Loss --------------------------------------------------------------------------------------------------------
 
@@ -234,140 +226,6 @@ class SegmentationSeq2SeqTrainer(RowLoaders, Seq2SeqTrainer):
         """Start the sums of the next log line."""
         self._train_parts, self._train_rows = {}, None
 
-    # ---- Evaluation --------------------------------------------------------------------------------------------------
-
-    @property
-    def autocast(self) -> str | None:
-        """Return the half precision in which evaluation decodes, for `FrameSegmentationConfig.autocast`; None without.
-
-        A model is to be asked in the precision in which it was scored, so it is saved beside the weights.
-        """
-        if not self.accelerator.native_amp:  # DeepSpeed's weights are in half precision themselves
-            return None
-        return "float16" if self.accelerator.mixed_precision == "fp16" else "bfloat16"
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: Sequence[str] | None = None,
-        **gen_kwargs: Any,
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor] | None, Tensor | None]:
-        """Return `(loss, (mask (B, F), frame_logits (B, F, 2), number (B,)), frame targets (B, F))` of a batch.
-
-        The loss goes through `compute_loss`; transformers' own step would take the model's. `number` is the row's in
-        the evaluation, or its place in a batch that no loader of this trainer made. Loss and targets are None for
-        prompts without answers.
-        """
-        inputs = dict(self._prepare_inputs(inputs))
-        rows, places = inputs.pop(ROWS, None), torch.arange(len(inputs["input_ids"]), device=self.args.device)
-        numbers = inputs.pop(ROW_NUMBER, places)
-        has_answers = "answer_start" in inputs
-        with torch.no_grad(), self.compute_loss_context_manager():
-            found = self.compute_loss(model, inputs, return_outputs=True) if has_answers else None
-            loss, parts = found if isinstance(found, tuple) else (found, None)
-            self._evaluated.add(numbers.tolist(), rows, loss, parts)
-            if prediction_loss_only or not self.args.predict_with_generate:
-                return loss, None, None
-            mask, frame_logits = self._decode(inputs, gen_kwargs)
-        return loss, (mask, frame_logits, numbers), inputs.get("frame_targets")
-
-    def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the digits (B, F) int8 and their logits (B, F, 2) float32."""
-        options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
-        if is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model):
-            options["synced_gpus"] = True  # the others may have more frames
-        # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
-        options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
-        if not bool(inputs["frame_valid"].all()):
-            raise ValueError(
-                "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
-                "per_device_eval_batch_size=1."
-            )
-        # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
-        with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
-            decoded = get_readout(self.args.readout)(
-                self.accelerator.unwrap_model(self.model),
-                drop_answers(inputs),
-                self.binary_labels,
-                num_frames=inputs["frame_valid"].shape[1],
-                **options,
-            )
-        return decoded.mask.to(torch.int8), decoded.frame_logits.float()
-
-    def evaluation_loop(self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate every row once; add the mean over all rows of the loss and of every part of it to the metrics.
-
-        A `compute_metrics` with a method `for_rows` is asked for one that scores the rows of this data set.
-        """
-        if not isinstance(getattr(dataloader, "collate_fn", None), NumberedCollator):
-            raise ValueError(
-                "evaluation needs a loader of this trainer, which numbers the rows so that each counts once: pass "
-                "eval_dataset and eval_data_collator, or call super().get_eval_dataloader(rows) in an override."
-            )
-        self._evaluated = EvaluatedRows()
-        self.gather_function = self._gather_rows
-        compute_metrics = self.compute_metrics
-        if compute_metrics is not None:
-            self.compute_metrics = lambda decoded: self._scores(compute_metrics, decoded)
-        try:
-            with self._without_engine_before_training():
-                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        finally:
-            self.compute_metrics = compute_metrics
-        self._evaluated.gather()
-        losses = self._evaluated.mean_losses(kwargs.get("metric_key_prefix", "eval"))
-        if not len(self._evaluated):
-            raise ValueError("evaluation needs rows, got none: check the split or the filter that made it.")
-        if not losses and description == "Evaluation":
-            raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
-        output.metrics.update(losses)
-        if output.predictions is not None:
-            once = self._each_once(EvalPrediction(output.predictions, output.label_ids))
-            output = output._replace(predictions=once.predictions, label_ids=once.label_ids)
-        return output._replace(num_samples=len(self._evaluated))
-
-    def _gather_rows(self, tensors: Any) -> Any:
-        """Gather the rows of all processes, which may have different numbers of them; `NO_ROW` fills up."""
-        return self.accelerator.gather(self.accelerator.pad_across_processes(tensors, dim=0, pad_index=NO_ROW))
-
-    def _each_once(self, decoded: EvalPrediction) -> EvalPrediction:
-        """Put gathered rows in order, each once, with their query ids in place of their numbers."""
-        *arrays, numbers = decoded.predictions
-        places = self._evaluated.each_once(numbers)
-        inputs = getattr(decoded, "inputs", None)
-        return EvalPrediction(
-            predictions=(*(array[places] for array in arrays), self._evaluated.qids()),
-            label_ids=None if decoded.label_ids is None else decoded.label_ids[places],
-            inputs=None if inputs is None else inputs[places],
-            losses=self._evaluated.losses if "loss" in self.args.include_for_metrics else None,
-        )
-
-    def _scores(self, compute_metrics: Callable[[EvalPrediction], dict], decoded: EvalPrediction) -> dict[str, float]:
-        """Return what `compute_metrics` makes of the rows."""
-        self._evaluated.gather()
-        if hasattr(compute_metrics, "for_rows"):
-            compute_metrics = compute_metrics.for_rows(self._evaluated.rows)
-        return compute_metrics(self._each_once(decoded))
-
-    @contextmanager
-    def _without_engine_before_training(self) -> Iterator[None]:
-        """Evaluate the plain model before training, where DeepSpeed would make an engine for ZeRO-3 inference of it.
-
-        transformers asks for that engine in every evaluation before `train`, and stages 0 to 2 refuse it.
-        """
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if not self.is_deepspeed_enabled or self.deepspeed is not None or plugin.zero_stage == 3:
-            yield
-            return
-        self._move_model_to_device(self.model, self.args.device)
-        self.is_deepspeed_enabled = False
-        try:
-            yield
-        finally:
-            self.is_deepspeed_enabled = True
-
     # ---- Search ------------------------------------------------------------------------------------------------------
 
     def hyperparameter_search(
@@ -473,19 +331,6 @@ def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> T
         for batch in batches
     ]
     return torch.stack([count.to(device) for count in counts]).sum()
-
-
-@contextmanager
-def _whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Gather the parameters that FSDP 1 has spread over the processes; `generate` calls the module inside."""
-    if not is_fsdp_managed_module(model):
-        yield
-        return
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    whole = isinstance(model, FullyShardedDataParallel)
-    with FullyShardedDataParallel.summon_full_params(model, writeback=False) if whole else nullcontext():
-        yield
 
 
 def _language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
