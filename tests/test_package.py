@@ -31,7 +31,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "hf_frameseg.proposals.prediction",
         "hf_frameseg.proposals.frames_file",
         "hf_frameseg.annotations.download",
-        "hf_frameseg.annotations.any_file",
+        "hf_frameseg.annotations.forms",
         "hf_frameseg.audit.report",
     ]
     done = subprocess.run(

@@ -35,10 +35,10 @@ _MODULE_OF = {
     # annotations: files -> rows
     "read_annotations": "annotations.qvhighlights",
     "fetch_annotations": "annotations.download",
-    "read_activitynet": "annotations.official_files",
-    "read_charades_sta": "annotations.official_files",
-    "read_annotation_file": "annotations.any_file",
-    "RatingScale": "annotations.moment_rows",
+    "read_activitynet": "annotations.activitynet",
+    "read_charades_sta": "annotations.charades_sta",
+    "read_annotation_file": "annotations.forms",
+    "RatingScale": "annotations.ratings",
     # prepared: rows and videos -> a data set
     "FrameDatasetBuilder": "prepared.builder",
     "load_split": "prepared.builder",
@@ -60,7 +60,6 @@ _MODULE_OF = {
     "MomentTable": "datasets.moment_table",
     "MomentTableConfig": "datasets.moment_table",
     "load_moments": "datasets.moment_table",
-    "read_moment_table": "datasets.moment_table",
     # shards
     "FrameStream": "shards.stream",
     "save_shards": "shards.stream",

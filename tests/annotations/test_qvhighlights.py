@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_frameseg.annotations.qvhighlights import AnnotationError, find_annotations, read_annotations
+from hf_frameseg.annotations.qvhighlights import read_annotations
+from hf_frameseg.annotations.schema import AnnotationError
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 
 FIELDS = {"qid", "query", "duration", "vid", "relevant_windows", "relevant_clip_ids", "saliency_scores"}
@@ -227,21 +228,6 @@ def _damaged_fields(row: dict, rng: random.Random) -> bytes:
             other = rng.choice(names)
             row[name], row[other] = row.get(other), row.get(name)
     return json.dumps(row).encode()
-
-
-def test_the_file_with_test_labels_is_preferred(tmp_path):
-    for name in ("highlight_test_release.jsonl", "highlight_test_with_gt.jsonl"):
-        (tmp_path / name).touch()
-        assert find_annotations(tmp_path, "test").name == name
-
-
-def test_finding_annotations_says_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"split to be one of \['train', 'val', 'test'\], got 'validation'"):
-        find_annotations(tmp_path, "validation")
-    with pytest.raises(FileNotFoundError, match="no such data folder: .*nowhere"):
-        find_annotations(tmp_path / "nowhere", "val")
-    with pytest.raises(FileNotFoundError, match="no annotations for val in .*; expected highlight_val_release.jsonl"):
-        find_annotations(tmp_path, "val")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 import datasets
 from hf_frameseg._text import printable
-from hf_frameseg.annotations.qvhighlights import AnnotationError
+from hf_frameseg.annotations.schema import AnnotationError
 from hf_frameseg.datasets import qvhighlights
 from hf_frameseg.datasets.qvhighlights import QVHighlights, QVHighlightsConfig, load_qvhighlights
 from hf_frameseg.moments import FrameGrid

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hf_frameseg.annotations.qvhighlights import AnnotationError
+from hf_frameseg.annotations.schema import AnnotationError
 from hf_frameseg.datasets.qvhighlights import QVHighlightsConfig
 from hf_frameseg.prepared.config import FrameDatasetConfig
 from hf_frameseg.prepared.verify import VideoProblem, verify_videos

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from hf_frameseg._files import atomic_write
 from hf_frameseg._text import printable
-from hf_frameseg.annotations.qvhighlights import ANNOTATION_FILES
+from hf_frameseg.annotations.qvhighlights import QVHIGHLIGHTS_FILES
 
 ANNOTATION_SHA256: dict[str, str] = {
     "highlight_train_release.jsonl": "fd28404187468f57cf99242be2963127dc9b4aef26c7de3cb9469569801f2625",
@@ -102,9 +102,9 @@ def fetch_annotations(
         ValueError: If there is no such split.
         DownloadError: If the file is not in the cache and could not be put there.
     """
-    if split not in ANNOTATION_FILES:
-        raise ValueError(f"expected split to be one of {list(ANNOTATION_FILES)}, got {split!r}")
-    name = ANNOTATION_FILES[split][0 if labels else -1]
+    if split not in QVHIGHLIGHTS_FILES:
+        raise ValueError(f"expected split to be one of {list(QVHIGHLIGHTS_FILES)}, got {split!r}")
+    name = QVHIGHLIGHTS_FILES[split][0 if labels else -1]
     folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)).absolute() / "annotations"
     url = _address(base_url or os.environ.get(URL_VARIABLE) or BASE_URL, name)
     if not _is_published(folder / name):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_frameseg.annotations.qvhighlights import qid_seed
+from hf_frameseg.annotations.schema import qid_seed
 from hf_frameseg.batches.encoding import append_answers, encode_prompts
 from hf_frameseg.batches.prompts import PromptTemplate, get_prompt
 from hf_frameseg.digits import BinaryLabels

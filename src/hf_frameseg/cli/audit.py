@@ -67,7 +67,7 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
 def _audit(options: argparse.Namespace) -> None:
     """Check, measure, write, print: a closed pipe shall not cost a file."""
     from hf_frameseg._files import check_outputs
-    from hf_frameseg.annotations.any_file import read_annotation_file
+    from hf_frameseg.annotations.forms import read_annotation_file
     from hf_frameseg.cli.ground_truth import resolve_ground_truth
     from hf_frameseg.cli.score_files import write_json
 

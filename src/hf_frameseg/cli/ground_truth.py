@@ -54,14 +54,15 @@ def resolve_ground_truth(options: argparse.Namespace) -> Path:
         if options.data_dir is not None:
             raise ValueError("--data-dir is the folder to find a split in; add --split, or leave out --data-dir")
         return options.ground_truth
-    from hf_frameseg.annotations.qvhighlights import ANNOTATION_FILES, find_annotations
+    from hf_frameseg.annotations.files import split_file
+    from hf_frameseg.annotations.qvhighlights import QVHIGHLIGHTS_FILES
 
     if options.data_dir is None:
         from hf_frameseg.annotations.download import fetch_annotations
 
         return fetch_annotations(options.split)
-    path = find_annotations(options.data_dir, options.split)
-    labelled = ANNOTATION_FILES[options.split][0]
+    path = split_file(options.data_dir, QVHIGHLIGHTS_FILES, options.split)
+    labelled = QVHIGHLIGHTS_FILES[options.split][0]
     if path.name != labelled:
         raise FileNotFoundError(
             f"{path} has no labels and {labelled} is not beside it; put it there, or download it (no --data-dir)"
@@ -85,7 +86,7 @@ def read_truth(path: Path) -> ParsedSubmission:
         OSError: If it is not there or cannot be read.
         ValueError: If it is no annotation file; the message names file and place.
     """
-    from hf_frameseg.annotations.any_file import is_official, read_annotation_file
+    from hf_frameseg.annotations.forms import is_official, read_annotation_file
     from hf_frameseg.metrics import ParsedSubmission, read_ground_truth
     from hf_frameseg.records import read_text_file
 

@@ -75,8 +75,8 @@ def score_highlights(submission: ParsedSubmission, name: str, options: argparse.
     Raises:
         ValueError: If a file cannot be scored; the message names place and repair.
     """
-    from hf_frameseg.annotations.any_file import read_rated_clips
-    from hf_frameseg.annotations.moment_rows import RatingScale
+    from hf_frameseg.annotations.forms import read_rated_clips
+    from hf_frameseg.annotations.ratings import RatingScale
     from hf_frameseg.cli.score_files import write_columns, write_json
     from hf_frameseg.metrics import bootstrap_means, evaluate_highlights
 

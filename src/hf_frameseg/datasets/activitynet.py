@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from hf_frameseg.annotations.moment_rows import split_file, splits_there
-from hf_frameseg.annotations.official_files import read_activitynet
+from hf_frameseg.annotations.activitynet import ACTIVITYNET_FILES, read_activitynet
+from hf_frameseg.annotations.files import split_file, splits_there
 from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.prepared.config import FrameDatasetConfig
 from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
-
-ACTIVITYNET_FILES = {"train": "train.json", "val": "val_1.json", "test": "val_2.json"}
-"""Annotation file of each split."""
 
 
 @dataclass
@@ -31,7 +28,7 @@ class ActivityNetConfig(FrameDatasetConfig):
     """Say what to prepare of ActivityNet Captions; the other fields are those of `FrameDatasetConfig`.
 
     Args:
-        on_bad_window: "repair" or "raise", see `annotations/moment_rows.py`.
+        on_bad_window: "repair" or "raise", see `annotations/entries.py`.
     """
 
     on_bad_window: str = "repair"

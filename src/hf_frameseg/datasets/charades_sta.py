@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from hf_frameseg.annotations.moment_rows import last_window_ends, split_file, splits_there, to_rows
-from hf_frameseg.annotations.official_files import charades_sta_entries, read_charades_lengths
-from hf_frameseg.annotations.qvhighlights import find_file
+from hf_frameseg.annotations.charades_sta import (
+    CHARADES_LENGTH_FILES,
+    CHARADES_STA_FILES,
+    charades_sta_entries,
+    read_charades_lengths,
+)
+from hf_frameseg.annotations.entries import last_window_ends, to_rows
+from hf_frameseg.annotations.files import find_file, split_file, splits_there
 from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.prepared.config import FrameDatasetConfig
 from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
-
-CHARADES_STA_FILES = {"train": "charades_sta_train.txt", "test": "charades_sta_test.txt"}
-"""Annotation file of each split."""
-
-CHARADES_LENGTH_FILES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
-"""File with the lengths of the videos of each split."""
 
 
 @dataclass
@@ -35,7 +34,7 @@ class CharadesSTAConfig(FrameDatasetConfig):
     """Say what to prepare of Charades-STA; the other fields are those of `FrameDatasetConfig`.
 
     Args:
-        on_bad_window: "repair" or "raise", see `annotations/moment_rows.py`.
+        on_bad_window: "repair" or "raise", see `annotations/entries.py`.
     """
 
     on_bad_window: str = "repair"

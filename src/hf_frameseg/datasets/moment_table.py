@@ -1,33 +1,21 @@
-"""Any set of annotations in one table: JSON lines, CSV or TSV with one query per line.
+"""Any set of annotations in one table, see `annotations/table.py`.
 
-| column | meaning |
-|---|---|
-| `video` | name of the video file, with or without its suffix; folders before it do not count. Or `vid`, as it is |
-| `query` | the sentence |
-| `windows`, `relevant_windows` | `[[start, end], ...]` in seconds (in CSV: JSON); or `start` and `end` for one window |
-| `duration` | optional: length of the video in seconds |
-| `qid` | optional, for all lines or none: all whole numbers or all texts; else the lines are numbered from 0 |
-| `saliency` | optional: for each 2-second clip of the video a rating from 0 to 4 or a list of three (in CSV: JSON) |
-| `relevant_clip_ids`, `saliency_scores` | optional, in place of `saliency`: as QVHighlights has them |
-
-Other columns are left alone. An empty cell, or null, counts as not there. With a `rating_scale` and `clip_seconds` the
-ratings may be others, by any number of people, and `windows` may be missing: TVSum, YouTube Highlights. The other forms
-of `annotations/any_file.py`, such as the official files of Charades-STA and ActivityNet Captions, are read as well.
+The other forms of `annotations/forms.py`, such as the official files of Charades-STA and ActivityNet Captions, are read
+as well.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 from hf_frameseg._text import printable
-from hf_frameseg.annotations.any_file import annotation_entries, read_annotation_file
-from hf_frameseg.annotations.moment_rows import MomentEntry, RatingScale, last_window_ends
-from hf_frameseg.annotations.qvhighlights import ANNOTATED_SALIENCY
+from hf_frameseg.annotations.entries import last_window_ends
+from hf_frameseg.annotations.forms import annotation_entries, read_annotation_file
+from hf_frameseg.annotations.ratings import RatingScale
 from hf_frameseg.moments import CLIP_SECONDS
 from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.prepared.config import FrameDatasetConfig
@@ -36,56 +24,13 @@ from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
 logger = logging.getLogger(__name__)
 
 
-def read_moment_table(
-    path: str | Path,
-    durations_seconds: Mapping[str, float] | None = None,
-    on_bad_window: str | None = None,
-    scale: RatingScale | None = None,
-) -> list[dict[str, Any]]:
-    """Read a table of queries and check every line.
-
-    Args:
-        path: A file with the columns listed at the top of this module.
-        durations_seconds: Name of the video without its suffix -> length in seconds, for lines without `duration`.
-        on_bad_window: "raise" refuses a window that is inverted, empty or not inside the video, "repair" mends it; see
-            `annotations/moment_rows.py`. None refuses, but repairs the official files that need it.
-        scale: How the clips were rated, if not from 0 to 4 in clips of 2 seconds.
-
-    Returns:
-        One dict per line with the seven fields of `read_annotations`, and `saliency_source`: "annotators" where the
-        line has ratings, "scaled" where they were on another scale, else "window": the ratings are made up.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If the file is empty or a line is wrong; the message starts with `file:line`.
-    """
-    rows = read_annotation_file(path, durations_seconds or {}, on_bad_window, scale)
-    return [row if "saliency_source" in row else {**row, "saliency_source": ANNOTATED_SALIENCY} for row in rows]
-
-
-def moment_table_entries(path: str | Path) -> list[MomentEntry]:
-    """Read the lines of a table, without looking at durations.
-
-    Args:
-        path: As in `read_moment_table`.
-
-    Returns:
-        One entry per line.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        AnnotationError: If a line does not have the format.
-    """
-    return annotation_entries(path)
-
-
 @dataclass
 class MomentTableConfig(FrameDatasetConfig):
     """Say what to prepare of a table; the other fields are those of `FrameDatasetConfig`.
 
     Args:
         table: The file.
-        on_bad_window: "raise", "repair" or None, see `read_moment_table`.
+        on_bad_window: "raise", "repair" or None, see `read_annotation_file`.
         rating_scale: Lowest and highest rating, if not 0 and 4; `clip_seconds` and `num_raters` count only with it.
         clip_seconds: Length of a rated clip.
         num_raters: Raters of each clip; None takes what the file has.
@@ -114,7 +59,7 @@ class MomentTableConfig(FrameDatasetConfig):
         """Read the table, and ask the videos for durations that it does not state."""
         ends = last_window_ends(entry for entry in annotation_entries(self.table) if entry.duration_seconds is None)
         durations = {**ends, **self.file_durations(list(ends))} if ends else {}
-        rows = read_moment_table(self.table, durations, self.on_bad_window, self.scale())
+        rows = read_annotation_file(self.table, durations, self.on_bad_window, self.scale())
         if bare := sum(not row["relevant_windows"] for row in rows):
             logger.warning(
                 "%s: %d of %d queries have no windows, so the label rule `window` makes masks of zeros only; train "
@@ -152,7 +97,7 @@ def load_moments(
     """Load any table of queries, decoding its videos the first time only.
 
     Args:
-        table: A file with the columns listed at the top of this module.
+        table: A file with the columns listed in `annotations/table.py`.
         video_dir: Folder of the videos, nested or not; None takes `videos` beside the table.
         split: Name for the result.
         num_frames: Frames F per video.

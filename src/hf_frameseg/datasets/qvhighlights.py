@@ -12,7 +12,8 @@ from typing import Any
 
 import datasets
 from hf_frameseg.annotations.download import fetch_annotations
-from hf_frameseg.annotations.qvhighlights import ANNOTATION_FILES, find_annotations, read_annotations
+from hf_frameseg.annotations.files import split_file, splits_there
+from hf_frameseg.annotations.qvhighlights import QVHIGHLIGHTS_FILES, read_annotations
 from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
 from hf_frameseg.prepared.config import FrameDatasetConfig
 from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
@@ -30,15 +31,12 @@ class QVHighlightsConfig(FrameDatasetConfig):
 
     def split_names(self) -> tuple[str, ...]:
         """Return the splits whose annotation file is there; all, if they may be downloaded."""
-        folder = Path(self.data_dir)
-        present = [
-            split for split, names in ANNOTATION_FILES.items() if any((folder / name).is_file() for name in names)
-        ]
         if self.download:
-            present = list(ANNOTATION_FILES)
-        if not present:
-            self._annotation_file(next(iter(ANNOTATION_FILES)))  # says what is missing
-        return tuple(present)
+            return tuple(QVHIGHLIGHTS_FILES)
+        try:
+            return splits_there(self.data_dir, QVHIGHLIGHTS_FILES)
+        except FileNotFoundError as error:
+            raise self._with_hint(error) from None
 
     def read_split(self, split: str) -> list[dict[str, Any]]:
         """Read the checked annotations of a split; only test ones may lack labels."""
@@ -47,12 +45,16 @@ class QVHighlightsConfig(FrameDatasetConfig):
     def _annotation_file(self, split: str) -> Path:
         """Return the annotation file of a split."""
         try:
-            return find_annotations(self.data_dir, split)
+            return split_file(self.data_dir, QVHIGHLIGHTS_FILES, split)
         except FileNotFoundError as error:
             if self.download:
                 return fetch_annotations(split)
-            hint = ", or pass download=True" if Path(self.data_dir).is_dir() else ""
-            raise FileNotFoundError(f"{error}{hint}") from None
+            raise self._with_hint(error) from None
+
+    def _with_hint(self, error: FileNotFoundError) -> FileNotFoundError:
+        """Return the error with another way to the annotations, if the folder is right."""
+        hint = ", or pass download=True" if Path(self.data_dir).is_dir() else ""
+        return FileNotFoundError(f"{error}{hint}")
 
 
 class QVHighlights(FrameDatasetBuilder):

@@ -45,7 +45,7 @@ from datasets.utils import tqdm
 
 import datasets
 from hf_frameseg._text import printable
-from hf_frameseg.annotations.qvhighlights import ANNOTATED_SALIENCY
+from hf_frameseg.annotations.schema import ANNOTATED_SALIENCY
 from hf_frameseg.prepared.cache import (
     CacheError,
     DamagedCacheError,

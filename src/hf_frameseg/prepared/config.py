@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from hf_frameseg.annotations.qvhighlights import AnnotationError, check_duration, check_qid, check_text
+from hf_frameseg.annotations.schema import AnnotationError, check_duration, check_qid, check_text
 from hf_frameseg.prepared.jobs import run_threads
 from hf_frameseg.prepared.one_video import FORMAT_VERSION, FrameSettings
 from hf_frameseg.prepared.sources.archive import unpack_in_order

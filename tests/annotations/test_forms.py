@@ -7,18 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from hf_frameseg.annotations.any_file import is_official, read_annotation_file
-from hf_frameseg.annotations.moment_rows import RatingScale
-from hf_frameseg.annotations.qvhighlights import AnnotationError, find_annotations, read_annotations
-from hf_frameseg.datasets.moment_table import MomentTableConfig, read_moment_table
+from hf_frameseg.annotations.files import split_file
+from hf_frameseg.annotations.forms import is_official, read_annotation_file
+from hf_frameseg.annotations.qvhighlights import QVHIGHLIGHTS_FILES, read_annotations
+from hf_frameseg.annotations.ratings import RatingScale
+from hf_frameseg.annotations.schema import AnnotationError
 
 FIELD_ROWS = [
     {"qid": "s1-d2_0", "query": "a knife.", "vid": "s1-d2", "duration": 30.96, "relevant_windows": [[24.3, 30.4]]},
     {"qid": "s1-d2_1", "query": "a bowl.", "vid": "s1-d2", "duration": 30.96, "relevant_windows": [[0.5, 4.0]]},
 ]
+
+
+def read_table(path: Path, durations: dict[str, float] | None = None, **options: Any) -> list[dict[str, Any]]:
+    """Read as the loader of tables does, which looks up what the file does not state."""
+    return read_annotation_file(path, durations or {}, **options)
 
 
 def variants(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
@@ -36,7 +41,7 @@ def variants(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
 def test_moments_without_ratings_in_every_form(tmp_path: Path) -> None:
     for path in variants(tmp_path, FIELD_ROWS):
-        for rows in (read_annotations(path), read_annotation_file(path), read_moment_table(path)):
+        for rows in (read_annotations(path), read_annotation_file(path), read_table(path)):
             assert [row["qid"] for row in rows] == ["s1-d2_0", "s1-d2_1"], path
             assert rows[1]["relevant_windows"] == [[0.5, 4.0]]
             assert rows[1]["relevant_clip_ids"] == [0, 1]
@@ -48,7 +53,7 @@ def test_rows_with_ratings_in_every_form(tmp_path: Path, annotation: Any) -> Non
     for path in variants(tmp_path, rated):
         assert is_official(path)
         assert read_annotations(path) == read_annotation_file(path) == rated
-        assert read_moment_table(path) == [{**row, "saliency_source": "annotators"} for row in rated]
+        assert read_table(path) == [{**row, "saliency_source": "annotators"} for row in rated]
 
 
 def test_a_table_in_every_form(tmp_path: Path) -> None:
@@ -88,16 +93,8 @@ def test_the_official_files_of_two_data_sets(tmp_path: Path) -> None:
 def test_a_split_may_be_packed(tmp_path: Path, annotation: Any) -> None:
     path = tmp_path / "highlight_val_release.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(annotation()).encode()))
-    assert find_annotations(tmp_path, "val") == path
+    assert split_file(tmp_path, QVHIGHLIGHTS_FILES, "val") == path
     assert read_annotations(path) == [annotation()]
-
-
-def test_ids_in_a_table_are_numbers_if_all_look_so(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("qid,vid,query,start,end,duration\n7,v,a,0,1,9\n8,v,b,0,1,9\n")
-    assert [row["qid"] for row in read_annotation_file(path)] == [7, 8]
-    path.write_text("qid,vid,query,start,end,duration\n7,v,a,0,1,9\n8b,v,b,0,1,9\n")
-    assert [row["qid"] for row in read_annotation_file(path)] == ["7", "8b"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +111,7 @@ def test_ids_in_a_table_are_numbers_if_all_look_so(tmp_path: Path) -> None:
 def test_what_contradicts_itself_is_one_line(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({**FIELD_ROWS[0], **fields}))
-    for read in (read_moment_table, lambda path: read_annotation_file(path, {}, need_durations=False)):
+    for read in (read_table, lambda path: read_annotation_file(path, {}, need_durations=False)):
         with pytest.raises(AnnotationError, match=message) as caught:
             read(path)
         assert str(caught.value).isprintable()
@@ -125,24 +122,14 @@ def test_what_contradicts_itself_is_one_line(tmp_path: Path, fields: dict[str, A
 TVSUM = {"video": "a.mp4", "query": "a train", "duration": 4, "saliency": [[1.0, 3], [5, 3], [5, 4], [5, 4]]}
 
 
-def test_ratings_of_another_scale_are_brought_to_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ratings_of_another_scale_are_brought_to_ours(tmp_path: Path) -> None:
     path = tmp_path / "tvsum.jsonl"
     path.write_text(json.dumps(TVSUM))
-    (row,) = read_moment_table(path, scale=RatingScale(1, 5, clip_seconds=1, num_raters=2))
+    (row,) = read_table(path, scale=RatingScale(1, 5, clip_seconds=1, num_raters=2))
     assert row["relevant_windows"] == []
     assert row["relevant_clip_ids"] == [0, 1]
     assert row["saliency_scores"] == [[2.0, 2.0], [4.0, 3.0]]
     assert row["saliency_source"] == "scaled"
-    config = MomentTableConfig(table=str(path), rating_scale=(1, 5), clip_seconds=1)
-    assert config.annotations("train") == [row]
-    assert config.has_fractional_ratings()
-    assert "1 of 1 queries have no windows, so the label rule `window` makes masks of zeros only" in caplog.text
-
-
-def test_clips_of_any_length_are_averaged_over_the_time_they_share() -> None:
-    scale = RatingScale(0, 4, clip_seconds=3)
-    # Clips of 3 s rated 0, 4: of the clip from 2 to 4 s one second each; nothing is rated behind 6 s.
-    assert scale.to_clips(np.array([[0.0], [4.0]]), 8.5).tolist() == [[0.0], [2.0], [4.0], [4.0]]
 
 
 @pytest.mark.parametrize(
@@ -165,17 +152,7 @@ def test_ratings_that_do_not_fit_are_one_line(
     path = tmp_path / "tvsum.jsonl"
     path.write_text(json.dumps({**TVSUM, **fields}))
     with pytest.raises(AnnotationError, match=f"^tvsum.jsonl:1: .*{message}"):
-        read_moment_table(path, scale=options and RatingScale(1, 5, **options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"rating_scale": 5}, {"rating_scale": (5, 1)}, {"rating_scale": (1, float("inf"))}, {"clip_seconds": 1}]
-    + [{"rating_scale": (1, 5), **more} for more in ({"clip_seconds": 0}, {"clip_seconds": 1e9}, {"num_raters": 0})],
-)
-def test_a_wrong_scale_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="rating_scale|rating scale|clip_seconds|num_raters"):
-        MomentTableConfig(table=str(tmp_path / "a.jsonl"), **options)
+        read_table(path, scale=options and RatingScale(1, 5, **options))
 
 
 def test_the_files_that_failed_are_read(shared_dir: Path) -> None:
@@ -183,10 +160,10 @@ def test_the_files_that_failed_are_read(shared_dir: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")
     formats = folder / "formats"
-    for read in (read_annotations, read_annotation_file, read_moment_table):
+    for read in (read_annotations, read_annotation_file, read_table):
         assert [row["qid"] for row in read(formats / "charades_lighthouse.jsonl")] == [12404, 12405, 12406]
         assert [row["qid"] for row in read(formats / "tacos_lighthouse.jsonl")] == ["s34-d28_0", "s34-d28_1"]
-    tables = [read_moment_table(formats / name) for name in ("list.json", "list_indented.json", "t.jsonl.gz")]
+    tables = [read_table(formats / name) for name in ("list.json", "list_indented.json", "t.jsonl.gz")]
     assert tables[0] == tables[1] == tables[2]
     assert (tables[0][0]["vid"], tables[0][0]["relevant_windows"]) == ("v0", [[2.0, 6.0]])
     scales = {
@@ -198,21 +175,7 @@ def test_the_files_that_failed_are_read(shared_dir: Path) -> None:
     for name, scale in scales.items():
         path = folder / "tvsum" / f"{name}.jsonl"
         with pytest.raises(AnnotationError, match=r"state rating_scale=\(LOWEST, HIGHEST\) and clip_seconds"):
-            read_moment_table(path)
-        (row,) = read_moment_table(path, scale=scale)
+            read_table(path)
+        (row,) = read_table(path, scale=scale)
         assert (row["saliency_source"], row["duration"]) == ("scaled", 74.0)
         assert all(0 <= rating <= 4 for clip in row["saliency_scores"] for rating in clip)
-
-
-def test_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "twice.csv"
-    path.write_text('video,query,windows,windows,duration\na,b,"[[0, 4]]","[[1, 4]]",10\n')
-    with pytest.raises(AnnotationError, match=r"^twice.csv:1: expected every column once, got 'windows' twice; rename"):
-        read_annotation_file(path)
-
-
-def test_table_with_another_delimiter_names_the_expected_one(tmp_path: Path) -> None:
-    path = tmp_path / "excel.csv"
-    path.write_text('video;query;windows;duration\na;b;"[[0, 4]]";10\n')
-    with pytest.raises(AnnotationError, match=r"^excel.csv:1: expected columns between ','.*got 'video;query;windows"):
-        read_annotation_file(path)

@@ -1,0 +1,30 @@
+"""What counts as a number in files and arguments, and how a share becomes a score."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number.
+
+    Args:
+        value: Anything. Booleans are no numbers, nor are NaN and infinities, which Python's JSON reads; nor is a whole
+            number so large that no float holds it.
+
+    Returns:
+        Whether it is a number of Python's or numpy's.
+
+    Example:
+        >>> [is_number(value) for value in (2, 2.5, np.float32(1), True, "2", float("nan"), 10**400)]
+        [True, True, True, False, False, False, False]
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
