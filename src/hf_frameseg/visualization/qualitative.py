@@ -60,7 +60,8 @@ def qualitative_figure(
 
     Example:
         >>> import numpy as np
-        >>> from hf_frameseg.moments import FrameGrid, FramePrediction, Moment, interpolate_to_clips
+        >>> from hf_frameseg.moments import FrameGrid, Moment, interpolate_to_clips
+        >>> from hf_frameseg.predictions import FramePrediction
         >>> grid = FrameGrid(duration_seconds=8, num_frames=4)
         >>> probs = np.array([0.1, 0.9, 0.8, 0.2])
         >>> prediction = FramePrediction(
