@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_frameseg._files import atomic_writer
 from hf_frameseg._text import printable
-from hf_frameseg.cli.text_table import format_table
+from hf_frameseg.cli.tables import count, format_table, number
 
 BAR_COLUMNS = 30
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -136,10 +136,10 @@ def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
 def _sentences(statistics: Mapping[str, Any]) -> Iterator[str]:
     """Sum the file up."""
     videos = statistics["num_videos"]
-    on_videos = "videos" if videos is None else _count(videos, "video")
+    on_videos = "videos" if videos is None else count(videos, "video")
     queries, windows = (
-        _count(statistics["num_queries"], "query", "queries"),
-        _count(statistics["num_windows"], "window"),
+        count(statistics["num_queries"], "query", "queries"),
+        count(statistics["num_windows"], "window"),
     )
     yield f"{queries} on {on_videos} of {_spread(statistics['duration_seconds'])}"
     ranges = statistics["length_range_windows"]
@@ -153,7 +153,7 @@ def _sentences(statistics: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{_share(statistics['foreground_seconds'])} of the time is relevant: "
-        f"{_weight(statistics['background_per_foreground'])} s of background per second of foreground"
+        f"{number(statistics['background_per_foreground'], 4)} s of background per second of foreground"
     )
 
 
@@ -161,9 +161,9 @@ def _histogram(counts: Mapping[str, int], width: int) -> Iterator[str]:
     """Draw one line per bin; the fullest bin has the longest bar."""
     total, largest = sum(counts.values()), max(counts.values())
     longest = max(1, min(BAR_COLUMNS, width - 25))
-    for name, count in counts.items():
-        bar = "█" * round(longest * count / largest)
-        yield f"{name:>8} {count:6} {_share(count / total):>7}  {bar}".rstrip()
+    for name, windows in counts.items():
+        bar = "█" * round(longest * windows / largest)
+        yield f"{name:>8} {windows:6} {_share(windows / total):>7}  {bar}".rstrip()
 
 
 def _masks(settings: Sequence[Mapping[str, Any]], width: int) -> list[str]:
@@ -174,7 +174,7 @@ def _masks(settings: Sequence[Mapping[str, Any]], width: int) -> list[str]:
         [
             label,
             _share(one["foreground"]),
-            _weight(one["pos_weight"]),
+            number(one["pos_weight"], 4),
             str(one["num_all_zero_masks"]),
             str(one["num_all_one_masks"]),
             f"{one['num_windows_without_frame']}  {_share(one['windows_without_frame']):>6}",
@@ -197,10 +197,15 @@ def _moments(report: Mapping[str, Any], width: int) -> list[str]:
         for listing, order in ORDERS.items():
             if one["windows"][listing] is not None:
                 cells = [*one["windows"][listing].values(), *one["windows_by_length"][listing].values()]
-                rows.append([f"{label if listing == 'by_time' else ' ' * len(label)} {order}", *map(_score, cells)])
+                rows.append(
+                    [
+                        f"{label if listing == 'by_time' else ' ' * len(label)} {order}",
+                        *(number(cell, 1) for cell in cells),
+                    ]
+                )
     exact = report["exact_windows"]
     cells = [*exact["scores"].values(), *exact["by_length"].values()]
-    rows.append([f"{'exact windows':{len(labels[0])}} time", *map(_score, cells)])
+    rows.append([f"{'exact windows':{len(labels[0])}} time", *(number(cell, 1) for cell in cells)])
     return format_table([f"{labels[0]} order", *columns], rows, width)
 
 
@@ -213,9 +218,11 @@ def _highlights(report: Mapping[str, Any], width: int) -> list[str]:
         curves = {f"mask, {one['label_rule']}": one["highlights"]["mask"] for one in same}
         curves |= {name: same[0]["highlights"][curve] for curve, name in CURVES.items()}
         for index, (name, ways) in enumerate(curves.items()):
-            rows.append([f"{'' if index else frames:>4}  {name}", *(_score(ways[way][score]) for way, score in scores)])
+            rows.append(
+                [f"{'' if index else frames:>4}  {name}", *(number(ways[way][score], 1) for way, score in scores)]
+            )
     bound = report["annotations"]["highlight_bound"]
-    rows.append(["      no ranking can pass", _score(bound["HL-mAP"]), _score(bound["HIT@1"]), "", ""])
+    rows.append(["      no ranking can pass", number(bound["HL-mAP"], 1), number(bound["HIT@1"], 1), "", ""])
     return format_table(["   F  value of a frame", *("\n".join(names) for names in scores)], rows, width)
 
 
@@ -226,12 +233,7 @@ def _rule_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = [rule if index == 0 or rules[index - 1] != rule else "" for index, rule in enumerate(rules)]
     frames = ["F", *(str(one["num_frames"]) for one in settings)]
     digits = max(map(len, frames))
-    return [f"{rule:{width}} {number:>{digits}}" for rule, number in zip(shown, frames, strict=True)]
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    """Write a number with its noun."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
+    return [f"{rule:{width}} {many:>{digits}}" for rule, many in zip(shown, frames, strict=True)]
 
 
 def _spread(summary: Mapping[str, float]) -> str:
@@ -243,14 +245,4 @@ def _spread(summary: Mapping[str, float]) -> str:
 
 def _share(fraction: float) -> str:
     """Write a share of 1 in percent."""
-    return f"{100 * fraction:.1f} %"
-
-
-def _score(value: float | None) -> str:
-    """Write a score, or a dash where there is none."""
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _weight(ratio: float | None) -> str:
-    """Write background per foreground, or a dash where there is no foreground."""
-    return "-" if ratio is None else f"{ratio:.4f}"
+    return number(100 * fraction, 1, " %")

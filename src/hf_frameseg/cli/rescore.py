@@ -205,7 +205,7 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
                @0.5   @0.7   mean  @0.5  @0.75  HL-mAP  HIT@1   /query
         runs  50.00  50.00  41.25     -      -       -      -      1.5
     """
-    from hf_frameseg.cli.text_table import format_table
+    from hf_frameseg.cli.tables import format_table
     from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
     from hf_frameseg.proposals.settings import OWN_OPTIONS
 

@@ -148,7 +148,7 @@ def _lines(
     num_annotations: int,
 ) -> list[str]:
     """Show the scores."""
-    from hf_frameseg.cli.text_table import format_table
+    from hf_frameseg.cli.tables import format_table
 
     rows = [["score", *(f"{values.mean():.2f}" for values in scores.values())]]
     if intervals:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.cli.text_table import format_table
+from hf_frameseg.cli.tables import count, format_table, number
 from hf_frameseg.metrics import (
     HEADLINE_COLUMNS,
     MIN_RATINGS,
@@ -90,8 +90,8 @@ def violations_text(name: str, violations: Sequence[Violation], show_all: bool =
           and 5 more [integer-window]; --all-violations shows each
     """
     errors = sum(violation.is_error for violation in violations)
-    counts = [_count(errors, "error", "errors"), _count(len(violations) - errors, "warning", "warnings")]
-    lines = [f"{printable(name)}: {', '.join(count for count in counts if not count.startswith('0 '))}"]
+    counts = [count(errors, "error"), count(len(violations) - errors, "warning")]
+    lines = [f"{printable(name)}: {', '.join(one for one in counts if not one.startswith('0 '))}"]
     if show_all:
         return "\n".join([*lines, *(f"  {printable(violation)}" for violation in violations)])
     groups: dict[tuple[bool, str], list[Violation]] = {}
@@ -160,7 +160,7 @@ def comparison_text(
     names = {name: key for name, key in names.items() if any(one.score(key) is not None for one in scored)}
     rows = []
     for name, key in names.items():
-        scores = [_percent(one.score(key)) for one in scored]
+        scores = [number(one.score(key)) for one in scored]
         rows.append([name, *scores, *_difference_cells(outcomes.get(key), differences.get(key), bool(differences))])
     interval = ["95 %\nlow", "95 %\nhigh"] if differences else []
     if rows:
@@ -178,15 +178,19 @@ def _difference_cells(outcome: Outcomes | None, interval: Interval | None, with_
     if outcome is None:
         return ["-"] * (6 if with_interval else 4)
     ends = [_signed(interval.low), _signed(interval.high)] if interval else []
-    return [_signed(outcome.difference), *ends, *map(_share, (outcome.won, outcome.lost, outcome.tied))]
+    return [
+        _signed(outcome.difference),
+        *ends,
+        *(number(part, 1, " %") for part in (outcome.won, outcome.lost, outcome.tied)),
+    ]
 
 
 def _title(scored: Scored, ground_truth: str, num_annotations: int) -> str:
     """Say what was scored on what."""
-    number = count_queries(scored.per_query)["full"]
-    part = "" if number == num_annotations else f"{number} of "
+    scored_queries = count_queries(scored.per_query)["full"]
+    part = "" if scored_queries == num_annotations else f"{scored_queries} of "
     how = ", not validated" if scored.violations is None else ""
-    queries = f"{part}{_count(num_annotations, 'query', 'queries')}"
+    queries = f"{part}{count(num_annotations, 'query', 'queries')}"
     return printable(f"{scored.name}: {queries} of {ground_truth}{how}")
 
 
@@ -202,15 +206,15 @@ def _notes(scored: Scored) -> list[str]:
 def _headline_table(scored: Scored) -> Table:
     """Make the row of the papers' tables."""
     keys = {name: key for name, key in scored.headline_keys().items() if scored.score(key) is not None}
-    rows = [["score", *(_percent(scored.score(key)) for key in keys.values())]]
+    rows = [["score", *(number(scored.score(key)) for key in keys.values())]]
     return ["", *keys], rows + _interval_rows(scored, list(keys.values()))
 
 
 def _moments_table(scored: Scored) -> Table:
     """Make mAP and R1 by IoU and by length of the ground-truth windows."""
     parts = [scored.result[name][metric] for metric in ("MR-mAP", "MR-R1") for name in RANGES]
-    rows = [[f"{float(limit):.2f}", *(_percent(part[limit]) for part in parts)] for limit in parts[-1]]
-    rows.append(["mean", *(_percent(part["average"]) for part in parts[:4]), *[""] * 4])
+    rows = [[f"{float(limit):.2f}", *(number(part[limit]) for part in parts)] for limit in parts[-1]]
+    rows.append(["mean", *(number(part["average"]) for part in parts[:4]), *[""] * 4])
     keys = [f"MR-{name}-mAP" for name in RANGES]
     rows += [[*row, *[""] * 4] for row in _interval_rows(scored, keys)]
     counts = [str(count_queries(scored.per_query)[name]) for name in RANGES]
@@ -221,7 +225,7 @@ def _moments_table(scored: Scored) -> Table:
 def _highlights_table(scored: Scored) -> Table:
     """Make HL-mAP and HIT@1 by rating."""
     keys = [f"HL-min-{name}-{metric}" for metric in ("mAP", "Hit1") for name in MIN_RATINGS]
-    rows = [["score", *(_percent(scored.score(key)) for key in keys)], *_interval_rows(scored, keys)]
+    rows = [["score", *(number(scored.score(key)) for key in keys)], *_interval_rows(scored, keys)]
     return ["rating", *(f"{metric}\n{name}" for metric in ("HL-mAP", "HIT@1") for name in MIN_RATINGS)], rows
 
 
@@ -230,8 +234,8 @@ def _interval_rows(scored: Scored, keys: Sequence[str]) -> list[list[str]]:
     if not scored.intervals:
         return []
     found = [scored.intervals[key] for key in keys]
-    low = ["95 % low", *(_percent(interval.low) for interval in found)]
-    return [low, ["95 % high", *(_percent(interval.high) for interval in found)]]
+    low = ["95 % low", *(number(interval.low) for interval in found)]
+    return [low, ["95 % high", *(number(interval.high) for interval in found)]]
 
 
 def _leaves_out_zero(interval: Interval) -> bool:
@@ -239,22 +243,7 @@ def _leaves_out_zero(interval: Interval) -> bool:
     return interval.low > 0 or interval.high < 0
 
 
-def _percent(value: float | None) -> str:
-    """Write a score with the two decimals it has."""
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
 def _signed(value: float) -> str:
     """Write a difference of scores."""
     text = "-" if math.isnan(value) else f"{value:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text
-
-
-def _share(value: float) -> str:
-    """Write a share of the queries."""
-    return "-" if math.isnan(value) else f"{value:.1f} %"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    """Write `1 error`, `2 errors`."""
-    return f"{number} {one if number == 1 else many}"

@@ -162,7 +162,7 @@ def describe(verification: Verification, width: int) -> list[str]:
         <BLANKLINE>
         val  missing     v7  no such file in the video folder QVH/videos (2 queries)
     """
-    from hf_frameseg.cli.text_table import format_table
+    from hf_frameseg.cli.tables import format_table
     from hf_frameseg.prepared.verify import PROBLEMS
 
     wide = max(map(len, verification.videos), default=0)
