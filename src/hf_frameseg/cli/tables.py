@@ -51,9 +51,9 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    above = [None, *(_group(name) for name in header)]
+    above = ["", *(_group(name) for name in header)]
     for index, name in enumerate(header):
-        shown = name if above[index] != above[index + 1] else name.replace(above[index] or "", "", 1)
+        shown = name if above[index] != above[index + 1] else " " * len(above[index]) + name[len(above[index]) :]
         table.add_column(Text(shown), justify="right" if index else "left", vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
