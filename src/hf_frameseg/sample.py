@@ -202,6 +202,14 @@ class Sample:
         source = {} if self.saliency_source is None else {"saliency_source": self.saliency_source}
         return {**{name: self._columns[name] for name in _ANNOTATION}, "duration": self.duration_seconds, **source}
 
+    def has_answer(self, rated: bool = False) -> bool:
+        """Tell whether the row says which frames are relevant.
+
+        Args:
+            rated: Whether ratings are needed for it.
+        """
+        return not self._missing((*_ANSWER, *(_RATINGS if rated else ())))
+
     # ---- Checks ------------------------------------------------------------------------------------------------------
 
     def check_can_be_asked(self, answered: bool = False, rated: bool = False) -> None:

@@ -119,7 +119,7 @@ def test_label_rule_changes_the_digits(make_collator: Any, make_row: Any) -> Non
 def test_prompt_alone_equals_the_batch_without_its_answers(make_collator: Any, tiny_rows: list[dict[str, Any]]) -> None:
     prompts = make_collator(train=False, with_answer=False)(tiny_rows)
     dropped = drop_answers(make_collator(train=False)(tiny_rows))
-    assert sorted(prompts) == ["attention_mask", "frame_valid", "input_ids", "pixel_values", "qid"]
+    assert sorted(prompts) == ["attention_mask", "frame_targets", "frame_valid", "input_ids", "pixel_values", "qid"]
     assert all(torch.equal(value, drop_answers(prompts)[key]) for key, value in drop_answers(prompts).items())
     assert sorted(dropped) == ["attention_mask", "input_ids", "pixel_values"]
     hidden = prompts["attention_mask"] == 0
@@ -131,7 +131,9 @@ def test_prompt_alone_equals_the_batch_without_its_answers(make_collator: Any, t
 def test_rows_without_annotations_make_prompts_only(make_collator: Any, make_row: Any) -> None:
     row = make_row(5)
     del row["relevant_windows"], row["relevant_clip_ids"], row["saliency_scores"]
-    assert make_collator(train=False, with_answer=False)([row])["qid"].tolist() == [5]
+    batch = make_collator(train=False).without_answers()([row])
+    assert batch["qid"].tolist() == [5]
+    assert batch["frame_targets"].isnan().all()
     with pytest.raises(ValueError, match=r"column\(s\) \['relevant_windows'\]"):
         make_collator(train=False)([row])
 

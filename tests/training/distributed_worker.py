@@ -96,10 +96,10 @@ def evaluate(folder: Path, out: Path, name: str, batch_size: int) -> None:
     metrics = MomentRetrievalMetrics(rows)
     output = trainer.predict(rows)
     predictions = metrics.predictions(*output.predictions)
+    losses = {key: value for key, value in trainer.evaluate(rows).items() if "loss" in key}
     if trainer.is_world_process_zero():
         (out / f"{name}.json").write_text(json.dumps(metrics.score(predictions), indent=2))
         write_submission(out / f"{name}.jsonl", predictions)
-        losses = {key: value for key, value in output.metrics.items() if "loss" in key}
         (out / f"{name}_losses.json").write_text(json.dumps(losses))
 
 
@@ -107,8 +107,10 @@ def evaluate_streams(folder: Path, out: Path) -> None:
     """Decode 23 rows with text qids from a stream, with and without workers; write what every process gets."""
     for workers in (0, 2):
         trainer = make_trainer(folder, out, per_device_eval_batch_size=4, dataloader_num_workers=workers)
-        output = trainer.predict(FrameStream(find_shards(folder / "stream", "val")))
-        found = {"qids": output.predictions[2].tolist(), "logits": output.predictions[1], "metrics": output.metrics}
+        stream = FrameStream(find_shards(folder / "stream", "val"))
+        output = trainer.predict(stream)
+        found = {"qids": output.predictions[2].tolist(), "logits": output.predictions[1]}
+        found["metrics"] = trainer.evaluate(stream)
         torch.save(found, out / f"stream_{workers}_{trainer.args.process_index}.pt")
 
 
@@ -126,7 +128,8 @@ def evaluate_sharded(folder: Path, out: Path) -> None:
         trainer.accelerator._models.append(trainer.model)  # as after `accelerator.prepare`
     output = trainer.predict(trainer.train_dataset[:7])
     sizes = [parameter.numel() for parameter in trainer.model.parameters()]
-    found = {"logits": output.predictions[1], "metrics": output.metrics, "weights": sum(sizes)}
+    metrics = trainer.evaluate(trainer.train_dataset[:7])
+    found = {"logits": output.predictions[1], "metrics": metrics, "weights": sum(sizes)}
     torch.save(found, out / f"sharded_{trainer.args.process_index}.pt")
 
 

@@ -132,6 +132,15 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
     [
         ({"loss_weights": {"lm": 1, "bce": -0.5}}, r"weight of 'bce' must be a finite number >= 0, got -0\.5"),
         ({"loss_weights": {"lm": 1, "dice": 1}}, "unknown loss in .* weights: dice; known are lm, bce"),
+        (
+            {
+                "evaluate_loss": False,
+                "eval_strategy": "steps",
+                "eval_steps": 5,
+                "metric_for_best_model": "val_loss_bce",
+            },
+            "metric_for_best_model 'val_loss_bce' needs the loss",
+        ),
         ({"readout": "oracle"}, "readout to be one of beam, got .oracle.: put a new one into readout.READOUTS first"),
         ({"loss_weights": {"lm": 0}}, "weights are all 0"),
         ({"loss_weights": {}}, "weights are all 0"),

@@ -116,7 +116,7 @@ def test_a_stream_is_evaluated_row_by_row_whatever_the_layout(runs: tuple[Path, 
         order = [found["qids"].index(qid) for qid in plain["qids"]]
         assert sorted(order) == list(range(23))
         assert abs(found["logits"][order] - plain["logits"]).max() < 1e-5
-        for key in ("test_loss", "test_loss_lm", "test_loss_bce"):
+        for key in ("eval_loss", "eval_loss_lm", "eval_loss_bce"):
             assert found["metrics"][key] == pytest.approx(plain["metrics"][key], rel=1e-5)
 
 
@@ -128,11 +128,11 @@ def test_sharded_parameters_are_gathered_to_decode(runs: tuple[Path, Path]) -> N
     assert max(found["weights"] for found in two) < 0.6 * one["weights"]  # really spread, and again after decoding
     for found in two:
         assert abs(found["logits"] - one["logits"]).max() < 1e-5
-        assert found["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-6)
+        assert found["metrics"]["eval_loss"] == pytest.approx(one["metrics"]["eval_loss"], rel=1e-6)
 
 
 def test_evaluation_losses_are_means_over_the_seven_rows(runs: tuple[Path, Path]) -> None:
     for name in ("one_by_one", "batches"):
         one, two = (json.loads((folder / f"{name}_losses.json").read_text()) for folder in runs)
-        assert {"test_loss", "test_loss_lm", "test_loss_bce"} <= one.keys()
+        assert {"eval_loss", "eval_loss_lm", "eval_loss_bce"} <= one.keys()
         assert two == pytest.approx(one, rel=1e-6)

@@ -198,11 +198,19 @@ def collator(tiny_processor: Any) -> FrameSegmentationCollator:
 def test_blank_frames_change_the_pixels_and_nothing_else(
     rows: list[dict[str, Any]], collator: FrameSegmentationCollator
 ) -> None:
-    seen, blank = collator(rows), with_blank_frames(collator)(rows)
-    assert seen["pixel_values"].std() > 0.1
-    assert torch.equal(blank.pop("pixel_values"), torch.zeros_like(seen.pop("pixel_values")))
-    assert seen.keys() == blank.keys()
-    assert all(torch.equal(seen[key], blank[key]) for key in seen)
+    prompts = collator.without_answers()
+    for seeing, blanked in (
+        (collator, with_blank_frames(collator)),
+        (prompts, with_blank_frames(collator).without_answers()),
+    ):
+        seen, blank = seeing(rows), blanked(rows)
+        assert seen["pixel_values"].std() > 0.1
+        assert torch.equal(blank.pop("pixel_values"), torch.zeros_like(seen.pop("pixel_values")))
+        assert seen.keys() == blank.keys()
+        assert all(torch.equal(seen[key], blank[key]) for key in seen)
+    assert "labels" not in blank
+    with pytest.raises(KeyError, match="expected pixel_values or pixel_values_videos in the batch, got input_ids"):
+        with_blank_frames(lambda rows: {"input_ids": torch.ones(1)})(rows)
 
 
 def queries_and_videos(pairs: list[tuple[str, str]]) -> Dataset:

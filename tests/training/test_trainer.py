@@ -357,7 +357,7 @@ def test_predict_gathers_every_query_once(make_trainer: Any, rows: Rows) -> None
     mask, frame_logits, qids = output.predictions
     assert (mask.shape, frame_logits.shape, qids.tolist()) == ((7, 5), (7, 5, 2), [1, 2, 3, 4, 5, 6, 7])
     assert output.label_ids.shape == (7, 5)
-    assert {"test_loss", "test_loss_lm", "test_loss_bce"} <= output.metrics.keys()
+    assert not [name for name in output.metrics if "loss" in name]  # `evaluate` computes it
     greedy = trainer.predict(rows[:7], num_beams=1).predictions[1]
     assert not np.allclose(greedy, frame_logits)  # logits there, log-probabilities here
 

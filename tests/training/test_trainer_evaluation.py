@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -57,8 +57,11 @@ def test_every_query_of_a_stream_is_evaluated_once(
     assert sorted(output.predictions[2].tolist()) == [*range(num_rows)]
     order = np.argsort(output.predictions[2])
     assert np.abs(output.predictions[1][order] - expected.predictions[1]).max() < 1e-5
-    for name in ("test_loss", "test_loss_bce", "test_mAP", "test_HIT@1"):
+    for name in ("test_mAP", "test_HIT@1"):
         assert output.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5)
+    streamed, listed = trainer.evaluate(stream), trainer.evaluate(rows)
+    for name in ("eval_loss", "eval_loss_bce", "eval_mAP", "eval_HIT@1"):
+        assert streamed[name] == pytest.approx(listed[name], rel=1e-5)
 
 
 def test_a_stream_without_a_length(make_trainer: Any, rows: Rows) -> None:
@@ -180,16 +183,96 @@ def test_rows_without_annotations_are_predicted(make_trainer: Any, rows: Rows) -
     trainer = make_trainer(compute_metrics=MomentRetrievalMetrics(rows[:5]))
     expected = trainer.predict(rows[:5])
     bare = [{key: row[key] for key in row if "relevant" not in key and "saliency" not in key} for row in rows[:5]]
-    trainer.eval_data_collator = replace(trainer.eval_data_collator, with_answer=False)
     output = trainer.predict(bare)
     assert output.label_ids is None
     assert not {"test_loss", "test_mAP"} & output.metrics.keys()
     assert output.predictions[2].tolist() == [1, 2, 3, 4, 5]
-    assert np.abs(output.predictions[1] - expected.predictions[1]).max() < 1e-5
+    assert np.array_equal(output.predictions[1], expected.predictions[1])
+    assert "test_mAP" in expected.metrics
+    with pytest.raises(ValueError, match=r"expected rows with the column\(s\) \['relevant_windows'\]"):
+        trainer.evaluate(bare)
+    trainer.eval_data_collator = replace(trainer.eval_data_collator, with_answer=False)
     for metrics in (trainer.compute_metrics, None):
         trainer.compute_metrics = metrics
         with pytest.raises(ValueError, match="evaluation needs rows with annotations .* use predict"):
             trainer.evaluate(bare)
+
+
+class Counting(FrameSegmentationCollator):
+    """Notes the keys of every batch that it makes."""
+
+    keys: ClassVar[list[set[str]]] = []
+
+    def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
+        batch = super().__call__(rows)
+        self.keys.append(set(batch))
+        return batch
+
+
+ANSWER = {"labels", "answer_start"}
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_is_decoded_only_is_batched_without_answers(
+    graded: bool, make_trainer: Any, rows: Rows, tiny_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[set[str]] = []
+    monkeypatch.setattr(Counting, "keys", made)
+    labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
+    collator = Counting(processor=tiny_processor, labels=labels, prompt="compact", graded_targets=graded)
+    options = {"data_collator": collator, "compute_metrics": MomentRetrievalMetrics(rows[:4])}
+    whole, alone = (make_trainer(**options, evaluate_loss=asked) for asked in (True, False))
+    both = whole.evaluate(rows[:4])
+    (keys,) = made
+    assert keys > ANSWER
+    made.clear()
+    scores, predicted = alone.evaluate(rows[:4]), whole.predict(rows[:4])
+    assert len(made) == 2
+    assert not any(keys & ANSWER for keys in made)
+    assert not [name for name in (*scores, *predicted.metrics) if "loss" in name]
+    for name in ("mAP", "R1@0.5", "HIT@1"):
+        assert both[f"eval_{name}"] == scores[f"eval_{name}"] == predicted.metrics[f"test_{name}"]
+    step = whole.prediction_step(whole.model, whole.eval_data_collator(rows[:4]), prediction_loss_only=False)
+    assert np.array_equal(step[1][1].numpy(), predicted.predictions[1])  # the answers cut off, or never made
+    assert np.array_equal(step[2].numpy(), predicted.label_ids)
+
+
+def test_the_loss_is_computed_only_where_it_is_asked_for(
+    make_trainer: Any, rows: Rows, tiny_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    compute = SegmentationSeq2SeqTrainer.compute_loss
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(1)
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentationSeq2SeqTrainer, "compute_loss", watched)
+    labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
+    plain = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="compact", train=False)
+    for collator in (plain, plain.__call__):  # the second cannot leave answers out and has them cut off
+        trainer = make_trainer(compute_metrics=MomentRetrievalMetrics(rows[:4]), eval_data_collator=collator)
+        trainer.predict(rows[:4])
+        assert asked == []
+    trainer.evaluate(rows[:4])
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("options", [{"predict_with_generate": False}, {"prediction_loss_only": True}])
+def test_going_through_rows_for_nothing_is_refused(options: dict[str, bool], make_trainer: Any, rows: Rows) -> None:
+    with pytest.raises(ValueError, match="predict decodes, and .*ask evaluate for the loss"):
+        make_trainer(**options).predict(rows)
+    with pytest.raises(ValueError, match="evaluate_loss=False decodes only, and .*leave one of them out"):
+        make_trainer(**options, evaluate_loss=False)
+    with pytest.raises(ValueError, match="leaves only scores to evaluate: pass compute_metrics"):
+        make_trainer(evaluate_loss=False).evaluate(rows)
+
+
+def test_rows_of_which_some_have_annotations(make_trainer: Any, rows: Rows) -> None:
+    bare = {key: value for key, value in rows[1].items() if key != "relevant_windows"}
+    targets = make_trainer(per_device_eval_batch_size=1).predict([rows[0], bare]).label_ids
+    assert np.isnan(targets[1]).all()
+    assert targets[0].tolist() == [1, 0, 0, 0, 0]
 
 
 # 4. Which scores ------------------------------------------------------------------------------------------------------

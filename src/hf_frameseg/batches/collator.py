@@ -51,8 +51,7 @@ class FrameSegmentationCollator:
         train: Draw one of three variants per frame and corrupt the prefix; else the middle variants, untouched.
         prefix_corruption: Probability with which a digit of the teacher-forced *input* becomes a random digit (half of
             these change it). Labels and targets keep the truth. Keeps a model from copying the previous true digit.
-        with_answer: False gives the prompt alone, for generation and for rows without annotations; as the trainer's
-            `eval_data_collator` it makes `predict` take such rows.
+        with_answer: False gives the prompt alone, for decoding; rows then need no annotations.
         seed: Seed of the draws.
 
     Raises:
@@ -98,6 +97,12 @@ class FrameSegmentationCollator:
         other._epoch, other._seen = _no_epoch(), Counter()
         return other
 
+    def without_answers(self) -> FrameSegmentationCollator:
+        """Return the same collator with prompts alone, for decoding."""
+        other = copy(self)
+        other.with_answer = False
+        return other
+
     def set_epoch(self, epoch: int) -> None:
         """Key the next draws to an epoch; call before the loader's iterator is made.
 
@@ -123,8 +128,8 @@ class FrameSegmentationCollator:
         Returns:
             The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
             `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid`: (B,)
-            int64, or a list where ids are texts. With `with_answer=False` the processor's tensors, `frame_valid` and
-            `qid` only.
+            int64, or a list where ids are texts. With `with_answer=False` there are no answers, `labels` and
+            `answer_start`, and the `frame_targets` of a row without annotations are nan.
         """
         samples = [Sample.of(row) for row in rows]
         self._check(samples)
@@ -134,16 +139,16 @@ class FrameSegmentationCollator:
             variants = self._variants(sample.num_frames, rng)
             frames.append(sample.pictures(variants))
             times.append(sample.times(variants) if self.prompt.tells_time else None)
+            targets.append(self._targets(sample))
             if self.with_answer:
                 masks.append(sample.mask(self.label_rule))
-                targets.append(sample.frame_targets(self.label_rule, self.graded_targets))
                 inputs.append(self._corrupt(masks[-1], rng))
         batch = encode_prompts(self.processor, self.prompt, [sample.query for sample in samples], frames, times)
         if self.with_answer:
             answers = [self.labels.answer_ids(mask) for mask in inputs]
             truths = [self.labels.answer_ids(mask) for mask in masks]
             batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
-            batch["frame_targets"] = _pad(targets, torch.float32)
+        batch["frame_targets"] = _pad(targets, torch.float32)
         batch["frame_valid"] = _pad([np.ones(len(row), dtype=bool) for row in frames], torch.bool)
         qids = [sample.qid for sample in samples]
         batch["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
@@ -181,6 +186,12 @@ class FrameSegmentationCollator:
         if not self.train:
             return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
         return rng.integers(len(VARIANTS), size=num_frames)
+
+    def _targets(self, sample: Sample) -> np.ndarray:
+        """Return the targets (F,) of a row; nan for one without annotations, of which only a prompt is made."""
+        if sample.has_answer(rated=self._needs_saliency):
+            return sample.frame_targets(self.label_rule, self.graded_targets)
+        return np.full(sample.num_frames, np.nan, dtype=np.float32)
 
     def _corrupt(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Replace digits of the teacher-forced input by random ones."""

@@ -74,6 +74,8 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             the previous digit. The paper's: `{"lm": 1}`.
         loss_warmup_steps: Optimiser steps of that move; below 1 it is a share of all steps (the paper: 6 of 11 epochs).
         loss_options: Settings of the segmentation losses by name, e.g. `{"tversky": {"alpha": 0.3, "beta": 0.7}}`.
+        evaluate_loss: Compute the loss in `evaluate`, beside the scores. False decodes only, which saves a forward pass
+            and the making of answers. `predict` never computes it.
         readout: How evaluation decodes, a name in `readout.READOUTS`; a trained model is to be saved with it
             (`FrameSegmentationConfig.readout`).
 
@@ -107,6 +109,9 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     loss_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'JSON, settings of the losses, e.g. {"bce": {"pos_weight": 2.36}}.'}
     )
+    evaluate_loss: bool = field(
+        default=True, metadata={"help": "Compute the loss in evaluate beside the scores; off: decode only."}
+    )
     readout: str = field(default="beam", metadata={"help": "How the evaluation decodes: a name in READOUTS."})
 
     def __post_init__(self) -> None:
@@ -134,6 +139,8 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
 
     def _refuse_what_cannot_be_honoured(self) -> None:
         """Raise on arguments of transformers that would do something else here."""
+        if not self.evaluate_loss:
+            self._refuse_to_do_without_the_loss()
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns must be False: the collator reads a row's frames, query and windows."
@@ -158,6 +165,19 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(
                 "batch_eval_metrics must be False and eval_do_concat_batches True: scores are made once, of every "
                 "query once."
+            )
+
+    def _refuse_to_do_without_the_loss(self) -> None:
+        """Raise on arguments that need the loss of an evaluation."""
+        if self.prediction_loss_only or not self.predict_with_generate:
+            raise ValueError(
+                "evaluate_loss=False decodes only, and prediction_loss_only=True or predict_with_generate=False decodes"
+                " nothing: leave one of them out."
+            )
+        if re.search(r"(^|_)loss(_|$)", self.metric_for_best_model or ""):
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model!r} needs the loss of every evaluation: leave "
+                "evaluate_loss=True, or name a score such as mAP."
             )
 
     def loss_schedule(self, max_steps: int) -> LossWeightSchedule:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+
+PIXELS = ("pixel_values", "pixel_values_videos")
+"""Names that processors of transformers give to what they make of pictures and videos."""
 
 
 class MomentRetrievalMetrics:
@@ -112,12 +116,16 @@ class MomentRetrievalMetrics:
 
     def score(self, predictions: Sequence[FramePrediction]) -> dict[str, Any]:
         """Return the official nested dictionary."""
+        return summarize_per_query(self._per_query(predictions))
+
+    def _per_query(self, predictions: Sequence[FramePrediction]) -> dict[str, np.ndarray]:
+        """Return the official scores of every query."""
         submission = [prediction.to_submission() for prediction in predictions]
         truth = self.ground_truth
         per_query = evaluate_per_query(submission, truth)
         if "hl_argmax" in per_query and (reason := tasks_left_out(submission, truth, per_query).get("highlights")):
             logger.warning("highlight scores: %s", reason)
-        return summarize_per_query(per_query)
+        return per_query
 
     def whole_video(self) -> list[FramePrediction]:
         """Return the control that answers every query with the whole video and constant saliency."""
@@ -142,17 +150,10 @@ class MomentRetrievalMetrics:
 
     def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
         """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""
-        predictions = self.predictions(*decoded.predictions)
-        result = headline(self.score(predictions))
-        return {name: value for name, value in result.items() if value is not None} | self._further_r1(predictions)
-
-    def _further_r1(self, predictions: Sequence[FramePrediction]) -> dict[str, float]:
-        """Return R1 at the thresholds that the official dictionary does not hold."""
-        if not self.r1_thresholds:
-            return {}
-        submission = [prediction.to_submission() for prediction in predictions]
-        rows = [{key: row[key] for key in ("qid", "pred_relevant_windows")} for row in submission]
-        return recall_at(evaluate_per_query(rows, self.ground_truth), self.r1_thresholds)
+        per_query = self._per_query(self.predictions(*decoded.predictions))
+        result = headline(summarize_per_query(per_query))
+        further = recall_at(per_query, self.r1_thresholds) if self.r1_thresholds else {}
+        return {name: value for name, value in result.items() if value is not None} | further
 
 
 def _by_qid(rows: Dataset | Rows) -> dict[int | str, Sample]:
@@ -172,21 +173,37 @@ def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -
     atomic_write(path, "".join(lines))
 
 
-def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> Callable[[list[dict]], dict]:
+def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> BlankFrames:
     """Return a collator whose frames are all the mean colour: what the text alone can answer.
 
     Args:
         collator: The evaluation collator.
 
     Raises:
-        KeyError: From the returned collator, when the processor gives no `pixel_values`.
+        KeyError: From the returned collator, when the processor gives no pixels.
     """
+    return BlankFrames(collator)
 
-    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-        batch = collator(rows)
-        return batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
 
-    return collate
+@dataclass(frozen=True)
+class BlankFrames:
+    """Make the batches of another collator without their pictures; see `with_blank_frames`."""
+
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Return the batch of these rows with zeros as pixels."""
+        batch = self.collator(rows)
+        pixels = [name for name in PIXELS if name in batch]
+        if not pixels:
+            raise KeyError(f"expected {' or '.join(PIXELS)} in the batch, got {', '.join(batch)}")
+        return batch | {name: torch.zeros_like(batch[name]) for name in pixels}
+
+    def without_answers(self) -> BlankFrames:
+        """Return the same for prompts alone, where the other collator can make them."""
+        if not hasattr(self.collator, "without_answers"):
+            return self
+        return BlankFrames(self.collator.without_answers())
 
 
 def shuffle_queries(dataset: Dataset, seed: int = 0) -> Dataset:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import EvalPrediction
 from transformers.distributed.fsdp import is_fsdp_managed_module
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 class EvaluationLoop:
     """Let a `transformers.Seq2SeqTrainer` decode frames when it evaluates; mixed in before it.
 
-    Which readout decodes is `args.readout`.
+    `evaluate` computes the loss (unless `args.evaluate_loss` is off) and decodes if there is a `compute_metrics`;
+    `predict` decodes only, whatever the arguments. Which readout decodes is `args.readout`.
     """
 
     _evaluated: EvaluatedRows | None = None
+    _computes_loss = True
 
     @property
     def autocast(self) -> str | None:
@@ -54,15 +57,15 @@ class EvaluationLoop:
         """Return `(loss, (mask (B, F), frame_logits (B, F, 2), number (B,)), frame targets (B, F))` of a batch.
 
         The loss goes through `compute_loss`; transformers' own step would take the model's. `number` is the row's in
-        the evaluation, or its place in a batch that no loader of this trainer made. Loss and targets are None for
-        prompts without answers.
+        the evaluation, or its place in a batch that no loader of this trainer made. The loss is None in `predict` and
+        for prompts without answers; targets are nan for rows without annotations.
         """
         inputs = dict(self._prepare_inputs(inputs))
         rows, places = inputs.pop(ROWS, None), torch.arange(len(inputs["input_ids"]), device=self.args.device)
         numbers = inputs.pop(ROW_NUMBER, places)
-        has_answers = "answer_start" in inputs
+        has_loss = self._computes_loss and "answer_start" in inputs
         with torch.no_grad(), self.compute_loss_context_manager():
-            found = self.compute_loss(model, inputs, return_outputs=True) if has_answers else None
+            found = self.compute_loss(model, inputs, return_outputs=True) if has_loss else None
             loss, parts = found if isinstance(found, tuple) else (found, None)
             if self._evaluated is not None:
                 self._evaluated.add(numbers.tolist(), rows, loss, parts)
@@ -94,37 +97,60 @@ class EvaluationLoop:
             )
         return decoded.mask.to(torch.int8), decoded.frame_logits.float()
 
-    def evaluation_loop(self, dataloader: DataLoader, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> EvalLoopOutput:
         """Evaluate every row once; add the mean over all rows of the loss and of every part of it to the metrics.
 
-        A `compute_metrics` with a method `for_rows` is asked for one that scores the rows of this data set.
+        Which of loss and decodes `evaluate` and `predict` make, the class says. A `compute_metrics` with a method
+        `for_rows` is asked for one that scores the rows of this data set.
         """
         if not isinstance(getattr(dataloader, "collate_fn", None), NumberedCollator):
             raise ValueError(
                 "evaluation needs a loader of this trainer, which numbers the rows so that each counts once: pass "
                 "eval_dataset and eval_data_collator, or call super().get_eval_dataloader(rows) in an override."
             )
+        needs_loss = description == "Evaluation" and self.args.evaluate_loss
+        if not needs_loss:
+            self._check_decodes(prediction_loss_only, description)
         self._evaluated = EvaluatedRows()
         self.gather_function = self._gather_rows
         compute_metrics = self.compute_metrics
         if compute_metrics is not None:
             self.compute_metrics = lambda decoded: self._scores(compute_metrics, decoded)
+        self._computes_loss = needs_loss
         try:
             with self._without_engine_before_training():
-                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+                output = super().evaluation_loop(dataloader, description, prediction_loss_only, *args, **kwargs)
         finally:
-            self.compute_metrics = compute_metrics
+            self.compute_metrics, self._computes_loss = compute_metrics, True
         self._evaluated.gather()
         losses = self._evaluated.mean_losses(kwargs.get("metric_key_prefix", "eval"))
         if not len(self._evaluated):
             raise ValueError("evaluation needs rows, got none: check the split or the filter that made it.")
-        if not losses and description == "Evaluation":
-            raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
-        output.metrics.update(losses)
         if output.predictions is not None:
             once = self._each_once(EvalPrediction(output.predictions, output.label_ids))
             output = output._replace(predictions=once.predictions, label_ids=once.label_ids)
+        if description == "Evaluation" and (not losses if needs_loss else output.label_ids is None):
+            raise ValueError("evaluation needs rows with annotations and a collator with_answer=True; use predict.")
+        output.metrics.update(losses)
         return output._replace(num_samples=len(self._evaluated))
+
+    def _check_decodes(self, prediction_loss_only: bool | None, description: str) -> None:
+        """Refuse to go through rows for nothing."""
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        if description == "Evaluation" and loss_only:
+            raise ValueError("evaluate_loss=False leaves only scores to evaluate: pass compute_metrics to the trainer.")
+        if loss_only or not self.args.predict_with_generate:
+            raise ValueError(
+                "predict decodes, and prediction_loss_only=True or predict_with_generate=False decodes nothing: leave "
+                "it out, or ask evaluate for the loss."
+            )
 
     def _gather_rows(self, tensors: Any) -> Any:
         """Gather the rows of all processes, which may have different numbers of them; `NO_ROW` fills up."""
@@ -134,20 +160,24 @@ class EvaluationLoop:
         """Put gathered rows in order, each once, with their query ids in place of their numbers."""
         *arrays, numbers = decoded.predictions
         places = self._evaluated.each_once(numbers)
-        inputs = getattr(decoded, "inputs", None)
+        inputs, targets = getattr(decoded, "inputs", None), decoded.label_ids
+        has_targets = targets is not None and not np.isnan(targets).all()
         return EvalPrediction(
             predictions=(*(array[places] for array in arrays), self._evaluated.qids()),
-            label_ids=None if decoded.label_ids is None else decoded.label_ids[places],
+            label_ids=targets[places] if has_targets else None,
             inputs=None if inputs is None else inputs[places],
             losses=self._evaluated.losses if "loss" in self.args.include_for_metrics else None,
         )
 
     def _scores(self, compute_metrics: Callable[[EvalPrediction], dict], decoded: EvalPrediction) -> dict[str, float]:
-        """Return what `compute_metrics` makes of the rows."""
+        """Return what `compute_metrics` makes of the rows; nothing for rows without annotations."""
         self._evaluated.gather()
+        once = self._each_once(decoded)
+        if once.label_ids is None:
+            return {}
         if hasattr(compute_metrics, "for_rows"):
             compute_metrics = compute_metrics.for_rows(self._evaluated.rows)
-        return compute_metrics(self._each_once(decoded))
+        return compute_metrics(once)
 
     @contextmanager
     def _without_engine_before_training(self) -> Iterator[None]:

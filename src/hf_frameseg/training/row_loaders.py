@@ -38,7 +38,7 @@ class RowLoaders:
         return self._loader(rows, self.data_collator, self._train_batch_size, is_training=True)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Return the evaluation loader, with the evaluation collator: every row once.
+        """Return the evaluation loader, with the evaluation collator: every row once, with its answer for the loss.
 
         Args:
             eval_dataset: Rows, or the name of one of several evaluation sets; None takes the trainer's.
@@ -47,16 +47,21 @@ class RowLoaders:
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         if rows is None:
             raise ValueError("evaluation needs rows: pass eval_dataset.")
-        return self.get_test_dataloader(rows)
+        collator = self.eval_data_collator if self.args.evaluate_loss else _prompts_only(self.eval_data_collator)
+        return self._evaluation_loader(rows, collator)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Return the test loader, with the evaluation collator: every row once.
+        """Return the loader of `predict`, with the evaluation collator: every row once, without its answer.
 
         Args:
             test_dataset: Rows.
         """
+        return self._evaluation_loader(test_dataset, _prompts_only(self.eval_data_collator))
+
+    def _evaluation_loader(self, rows: Any, collator: Callable | None) -> DataLoader:
+        """Return a loader of all rows, in their order."""
         self._check_eval_data_collator()
-        return self._loader(test_dataset, self.eval_data_collator, self.args.eval_batch_size, is_training=False)
+        return self._loader(rows, collator, self.args.eval_batch_size, is_training=False)
 
     def _loader(self, rows: Any, collator: Callable, batch_size: int, *, is_training: bool) -> DataLoader:
         """Return a loader of this process's batches."""
@@ -123,6 +128,11 @@ class RowLoaders:
                 "evaluation needs a collator without random frames and digits, and data_collator has no "
                 "for_evaluation() to make one: pass eval_data_collator=..., or subclass FrameSegmentationCollator."
             )
+
+
+def _prompts_only(collator: Any) -> Any:
+    """Return the collator without answers; one that cannot leave them out has them cut off before decoding."""
+    return collator.without_answers() if hasattr(collator, "without_answers") else collator
 
 
 def _with_frames(rows: Any) -> Any:
