@@ -22,6 +22,7 @@ from hf_frameseg.metrics import evaluate_submission, headline
 from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, moments_to_mask
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals import rank_runs, redecode, to_prediction
+from hf_frameseg.proposals.prediction import prediction_of
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 
 PROPERTY = settings(deadline=None, derandomize=True)
@@ -258,3 +259,28 @@ class TestCeilings:
         filled = self.scores(perfect, truth, replace(PAPER_PROPOSALS, decoder="runs+fill"))
         assert filled[:2] == runs[:2]
         assert all(more > less for more, less in zip(filled[2:], runs[2:], strict=True))
+
+
+@pytest.mark.parametrize("settings", [PAPER_PROPOSALS, SCORING_PROPOSALS])
+def test_an_answer_becomes_a_prediction_once(settings: ProposalSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    check = FramePrediction.__post_init__
+    monkeypatch.setattr(FramePrediction, "__post_init__", lambda self: made.append(check(self)))
+    grid = FrameGrid(duration_seconds=8, num_frames=2)
+    prediction = to_prediction([0, 1], [[0.0, -1.0], [0.0, 1.0]], grid, settings, query="a dog", qid=3, vid="v")
+    assert len(made) == 1
+    assert (prediction.query, prediction.qid, prediction.vid, prediction.fallback) == ("a dog", 3, "v", False)
+    redecode(prediction, settings)
+    assert len(made) == 2
+
+
+def test_known_probabilities_become_a_prediction() -> None:
+    grid = FrameGrid(duration_seconds=4, num_frames=2)
+    found = prediction_of([0, 0], [0.25, 0.75], grid, qid=1)
+    assert (found.moments, found.fallback, found.log_odds) == ((Moment(2.0, 4.0, 0.75),), True, None)
+    with pytest.raises(ValueError, match=r"a mask of shape \(2,\)"):
+        prediction_of([1], [0.25, 0.75], grid)
+    with pytest.raises(ValueError, match=r"probs of shape \(2,\)"):
+        prediction_of([1, 0], [0.25], grid)
+    with pytest.raises(ValueError, match=r"log_odds of shape \(2,\)"):
+        prediction_of([1, 0], [0.25, 0.75], grid, log_odds=[0.5])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import FrameGrid, Moment
+from hf_frameseg.moments import FrameGrid, Moment, as_frame_values, as_mask
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.saliency import clip_saliency
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
@@ -46,9 +46,7 @@ def propose_moments(
         >>> [(moment.start, moment.end, moment.score) for moment in moments]
         [(4.0, 8.0, 0.75), (0.0, 2.0, 0.5), (4.0, 6.0, -0.5), (0.0, 8.0, -1.5)]
     """
-    # A prediction checks its shapes and values.
-    bare = FramePrediction(grid, mask, probs, moments=(), saliency=np.zeros(0), log_odds=log_odds)
-    return _propose(_frames_of(bare, settings), settings)
+    return _propose(_checked_frames(mask, probs, grid, settings, log_odds), settings)
 
 
 def rank_runs(
@@ -128,18 +126,58 @@ def to_prediction(
     if not np.isfinite(logits).all():
         raise ValueError("expected finite frame_logits, got nan or inf; look for an overflow in the model's output")
     log_odds = logits[:, 1] - logits[:, 0]
-    bare = FramePrediction(
+    named = {"query": query, "qid": qid, "vid": vid}
+    return prediction_of(_to_numpy(mask), probs_of(log_odds), grid, settings, log_odds=log_odds, **named)
+
+
+def prediction_of(
+    mask: ArrayLike,
+    probs: ArrayLike,
+    grid: FrameGrid,
+    settings: ProposalSettings = PAPER_PROPOSALS,
+    *,
+    log_odds: ArrayLike | None = None,
+    query: str = "",
+    qid: int | str | None = None,
+    vid: str | None = None,
+) -> FramePrediction:
+    """Put frames whose probabilities are known into the package's prediction type, with windows and saliency.
+
+    Args:
+        mask: Decoded relevance per frame, shape (F,), bool or 0/1.
+        probs: Foreground probability per frame, shape (F,).
+        grid: The frame windows.
+        settings: How windows and saliency are made of them.
+        log_odds: Difference `logit_1 - logit_0` per frame, shape (F,); None where only probabilities are known.
+        query: The sentence that was searched for.
+        qid: Query id.
+        vid: QVHighlights video id.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        ValueError: If a shape is not (F,), or log-odds are asked for and cannot be had.
+
+    Example:
+        >>> prediction = prediction_of([0, 1], [0.25, 0.75], FrameGrid(duration_seconds=4, num_frames=2))
+        >>> prediction.moments, prediction.saliency.tolist()
+        ((Moment(start=2.0, end=4.0, score=0.75),), [0.25, 0.75])
+    """
+    frames = _checked_frames(mask, probs, grid, settings, log_odds)
+    moments, fallback = _propose(frames, settings)
+    return FramePrediction(
         grid=grid,
-        mask=_to_numpy(mask),
-        probs=probs_of(log_odds),
-        moments=(),
-        saliency=np.zeros(0),
+        mask=frames.mask,
+        probs=frames.probs,
+        moments=moments,
+        saliency=clip_saliency(frames, settings),
+        fallback=fallback,
         query=query,
         qid=qid,
         vid=vid,
-        log_odds=log_odds,
+        log_odds=frames.log_odds,
     )
-    return redecode(bare, settings)
 
 
 def redecode(prediction: FramePrediction, settings: ProposalSettings) -> FramePrediction:
@@ -160,7 +198,8 @@ def redecode(prediction: FramePrediction, settings: ProposalSettings) -> FramePr
         >>> [(moment.start, moment.end) for moment in redecode(prediction, ProposalSettings("runs+fill")).moments]
         [(0.0, 4.0), (0.0, 8.0), (4.0, 8.0)]
     """
-    frames = _frames_of(prediction, settings)
+    kept = (prediction.grid, prediction.mask, prediction.probs, prediction.log_odds)
+    frames = FrameScores(*kept, snap_seconds=settings.snap_seconds)
     moments, fallback = _propose(frames, settings)
     return replace(prediction, moments=moments, fallback=fallback, saliency=clip_saliency(frames, settings))
 
@@ -181,11 +220,13 @@ def probs_of(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0.0, -log_odds))
 
 
-def _frames_of(prediction: FramePrediction, settings: ProposalSettings) -> FrameScores:
-    """Return what the decoders see of a prediction."""
-    return FrameScores(
-        prediction.grid, prediction.mask, prediction.probs, prediction.log_odds, snap_seconds=settings.snap_seconds
-    )
+def _checked_frames(
+    mask: ArrayLike, probs: ArrayLike, grid: FrameGrid, settings: ProposalSettings, log_odds: ArrayLike | None
+) -> FrameScores:
+    """Return what the decoders see, after a look at shapes and values."""
+    count = grid.num_frames
+    odds = None if log_odds is None else as_frame_values("log_odds", log_odds, count)
+    return FrameScores(grid, as_mask(mask, count), as_frame_values("probs", probs, count), odds, settings.snap_seconds)
 
 
 def _propose(frames: FrameScores, settings: ProposalSettings) -> tuple[tuple[Moment, ...], bool]:

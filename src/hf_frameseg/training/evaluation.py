@@ -21,7 +21,7 @@ from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summari
 from hf_frameseg.metrics.submission import check_thresholds
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
-from hf_frameseg.proposals.prediction import redecode, to_prediction
+from hf_frameseg.proposals.prediction import prediction_of, to_prediction
 from hf_frameseg.proposals.settings import SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.sample import Rows, Sample, plain, samples_without_pictures, with_queries
 
@@ -131,19 +131,15 @@ class MomentRetrievalMetrics:
         """Return the control that answers every query with the whole video and constant saliency."""
         # One frame that is marked. Its odds rank nothing; even ones, and not certainty, because any settings take them.
         return [
-            redecode(
-                FramePrediction(
-                    grid=FrameGrid(sample.duration_seconds, 1),
-                    mask=np.ones(1, dtype=bool),
-                    probs=np.full(1, 0.5),
-                    log_odds=np.zeros(1),
-                    moments=(),
-                    saliency=np.zeros(0),
-                    query=sample.query,
-                    qid=qid,
-                    vid=sample.vid,
-                ),
+            prediction_of(
+                [1],
+                [0.5],
+                FrameGrid(sample.duration_seconds, 1),
                 self.proposals,
+                log_odds=[0.0],
+                query=sample.query,
+                qid=qid,
+                vid=sample.vid,
             )
             for qid, sample in self.samples.items()
         ]
