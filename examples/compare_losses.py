@@ -30,6 +30,7 @@ from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import headline
 from hf_frameseg.objectives import PAPER_WEIGHTS, PAPER_WEIGHTS_START
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS
+from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_processor
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
@@ -65,15 +66,15 @@ METRICS = ("R1@0.5", "R1@0.7", "mAP", "HL-mAP", "HIT@1")
 def teacher_forced(trainer: SegmentationSeq2SeqTrainer, metrics: MomentRetrievalMetrics) -> dict[str, float]:
     """Return the headline numbers of the masks that the model gives when it is fed the true digits."""
     masks, logits, qids = [], [], []
-    trainer.model.eval()
-    for batch in trainer.get_eval_dataloader():
-        inputs = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
-        output = trainer.model(**inputs, use_cache=False)
-        num_frames = batch["frame_targets"].shape[1]
-        frame_logits = trainer.binary_labels.frame_logits(output.logits, batch["answer_start"], num_frames)
-        logits.append(frame_logits.numpy())
-        masks.append(frame_logits.argmax(-1).numpy())
-        qids.append(batch["qid"].numpy())
+    with evaluating(trainer.model):
+        for batch in trainer.get_eval_dataloader():
+            inputs = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+            output = trainer.model(**inputs, use_cache=False)
+            num_frames = batch["frame_targets"].shape[1]
+            frame_logits = trainer.binary_labels.frame_logits(output.logits, batch["answer_start"], num_frames)
+            logits.append(frame_logits.numpy())
+            masks.append(frame_logits.argmax(-1).numpy())
+            qids.append(batch["qid"].numpy())
     return headline(metrics.score(metrics.predictions(*(np.concatenate(parts) for parts in (masks, logits, qids)))))
 
 

@@ -32,6 +32,7 @@ from hf_frameseg.models.xgenmm import (
     XGenMMImageProcessor,
     XGenMMProcessor,
 )
+from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 
 IMAGE_SIZE = 32
@@ -279,13 +280,12 @@ def answer_logits(model: XGenMMForConditionalGeneration, batch: TaskBatch) -> to
 @torch.no_grad()
 def accuracy(model: XGenMMForConditionalGeneration, maker: TaskMaker, task: str, frames: int) -> float:
     """Return the share of right answer words (teacher forced; the frames are independent) on new pictures."""
-    model.eval()
     right = []
-    for _ in range(4):
-        batch = maker.batch(task, 32, frames)
-        guess = answer_logits(model, batch).argmax(-1)[:, :-1]
-        right.append((guess == batch.input_ids[:, -batch.answer_length : -1]).float().mean().item())
-    model.train()
+    with evaluating(model):
+        for _ in range(4):
+            batch = maker.batch(task, 32, frames)
+            guess = answer_logits(model, batch).argmax(-1)[:, :-1]
+            right.append((guess == batch.input_ids[:, -batch.answer_length : -1]).float().mean().item())
     return float(np.mean(right))
 
 
