@@ -28,3 +28,19 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def percent(share: float) -> float:
+    """Return a share as the official evaluator of QVHighlights writes it: rounded through the printed number.
+
+    Args:
+        share: From 0 to 1.
+
+    Returns:
+        From 0 to 100, with two decimals.
+
+    Example:
+        >>> percent(0.12345)
+        12.35
+    """
+    return float(f"{100 * share:.2f}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, format and bidi marks, half characters, line and paragraph ends
+_MAX_SHORT_CHARACTERS = 60
 _JOINERS = {"\u200c", "\u200d"}  # needed in Persian and Indic words and in joined emoji, and harmless
 
 
@@ -22,6 +24,28 @@ def printable(text: object) -> str:
         a dog\x1b[2J\n0 problems
     """
     return "".join(_escape(character) for character in str(text))
+
+
+def short(value: Any) -> str:
+    """Show a value on one line without flooding it.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        At most 60 characters.
+
+    Example:
+        >>> short(list(range(1000)))
+        '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16...'
+    """
+    # Cut first: the text of a list of 100 MB takes seconds, and every entry shows one character at least.
+    cut = value[:_MAX_SHORT_CHARACTERS] if isinstance(value, (str, list, tuple)) else value
+    try:
+        text = " ".join(printable(repr(cut)).split())
+    except RecursionError:
+        text = f"a {type(value).__name__} in many others"
+    return text if len(text) <= _MAX_SHORT_CHARACTERS else f"{text[: _MAX_SHORT_CHARACTERS - 3]}..."
 
 
 def _escape(character: str) -> str:

@@ -23,11 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 CLIP_SECONDS = 2.0
 """Length of one QVHighlights clip in seconds."""
 
-MAX_DURATION_SECONDS = 86_400.0
-"""Longest video: a day. A file that says more would ask for more memory than there is, one value per clip."""
-
 MAX_VIDEO_SECONDS = 4 * 3600.0
 """Longest video that is read or annotated: four hours."""
+
+MAX_DURATION_SECONDS = 86_400.0
+"""Longest duration that is computed with: a day. It is above `MAX_VIDEO_SECONDS`, since the scorer takes annotations of
+others unchecked, as the official evaluator does; a duration beyond a day would ask for more memory than there is, one
+value per clip."""
 
 NUM_ANNOTATORS = 3
 """People who rate each clip of QVHighlights."""

@@ -13,6 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, FrameGrid, moments_from_windows, moments_to_mask
 
+ANNOTATED_SALIENCY = "annotators"
+"""`saliency_source` of rows with ratings made by people."""
+
+WINDOW_SALIENCY = "window"
+"""`saliency_source` of rows whose ratings the rule `window` made up."""
+
+SCALED_SALIENCY = "scaled"
+"""`saliency_source` of rows whose ratings were made on another scale: to learn from, not to be scored as they are."""
+
 _SALIENCY_RULE = re.compile(r"saliency>(\d*\.?\d+)")
 
 
@@ -35,7 +44,9 @@ def saliency_threshold(rule: str) -> float | None:
         raise ValueError(f"unknown label rule {rule!r}; use 'window' or 'saliency>TAU', e.g. 'saliency>0.5'")
     threshold = float(match.group(1))
     if threshold >= 1:
-        raise ValueError(f"expected a threshold below 1 in label rule {rule!r}: it is compared with mean rating / 4")
+        raise ValueError(
+            f"expected a threshold below 1 in label rule {rule!r}: it is compared with mean rating / {MAX_RATING}"
+        )
     return threshold
 
 

@@ -17,7 +17,6 @@ from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.cli import main
 from hf_frameseg.datasets import synthetic
 from hf_frameseg.datasets.synthetic import (
-    CLIP_SECONDS,
     COLORS,
     MANIFEST,
     SHAPES,
@@ -30,6 +29,7 @@ from hf_frameseg.datasets.synthetic import (
     render_objects,
     write_dataset,
 )
+from hf_frameseg.moments import CLIP_SECONDS
 
 TINY = {"num_train_videos": 3, "num_val_videos": 1, "num_test_videos": 1, "size_pixels": 64, "fps": 1}
 
@@ -84,7 +84,9 @@ def test_windows_are_one_or_two_on_the_clip_grid(scripts: list[tuple[SyntheticVi
             for start, end in row["relevant_windows"]:
                 assert start % CLIP_SECONDS == end % CLIP_SECONDS == 0
                 assert 0 <= start < end <= video.duration_seconds == row["duration"]
-            clips = [c for s, e in row["relevant_windows"] for c in range(s // CLIP_SECONDS, e // CLIP_SECONDS)]
+            clips = [
+                c for s, e in row["relevant_windows"] for c in range(int(s // CLIP_SECONDS), int(e // CLIP_SECONDS))
+            ]
             assert row["relevant_clip_ids"] == clips
     assert 0.2 < counts[2] / counts[1] < 0.35
 

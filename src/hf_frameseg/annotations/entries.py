@@ -36,9 +36,6 @@ from hf_frameseg.annotations.ratings import (
     window_clips,
 )
 from hf_frameseg.annotations.schema import (
-    ANNOTATED_SALIENCY,
-    SCALED_SALIENCY,
-    WINDOW_SALIENCY,
     AnnotationError,
     check_duration,
     check_qid,
@@ -46,6 +43,7 @@ from hf_frameseg.annotations.schema import (
     check_text,
 )
 from hf_frameseg.moments import CLIP_SECONDS
+from hf_frameseg.targets import ANNOTATED_SALIENCY, SCALED_SALIENCY, WINDOW_SALIENCY
 
 logger = logging.getLogger(__name__)
 

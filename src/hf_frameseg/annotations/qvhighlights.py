@@ -19,7 +19,6 @@ from hf_frameseg.annotations.schema import (
     LABEL_FIELDS,
     QUERY_FIELDS,
     RATING_FIELDS,
-    WINDOW_SALIENCY,
     AnnotationError,
     check_duration,
     check_qid,
@@ -28,6 +27,7 @@ from hf_frameseg.annotations.schema import (
     check_windows,
 )
 from hf_frameseg.records import TextFile
+from hf_frameseg.targets import WINDOW_SALIENCY
 
 QVHIGHLIGHTS_FILES: SplitFiles = {
     "train": ("highlight_train_release.jsonl",),

@@ -19,15 +19,6 @@ QUERY_FIELDS = ("qid", "query", "duration", "vid")
 LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
 RATING_FIELDS = LABEL_FIELDS[1:]
 
-ANNOTATED_SALIENCY = "annotators"
-"""`saliency_source` of rows with ratings made by people."""
-
-WINDOW_SALIENCY = "window"
-"""`saliency_source` of rows whose ratings the rule `window` made up."""
-
-SCALED_SALIENCY = "scaled"
-"""`saliency_source` of rows whose ratings were made on another scale: to learn from, not to be scored as they are."""
-
 MIN_DURATION_SECONDS = 0.001
 MAX_QID_CHARACTERS = 200
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg._numbers import is_number
+from hf_frameseg._text import short
 from hf_frameseg.metrics._rows import annotated_ratings, annotated_windows, is_rated, rows_by_qid
-from hf_frameseg.metrics._text import short
 from hf_frameseg.metrics.highlight import MIN_RATINGS
 from hf_frameseg.moments import MAX_DURATION_SECONDS
 
@@ -68,8 +69,7 @@ def read_queries(annotations: Sequence[Mapping[str, Any]]) -> list[AuditQuery]:
 def _read(row: Mapping[str, Any], has_ratings: bool) -> AuditQuery:
     """Read one annotation."""
     windows, duration_seconds = annotated_windows(row), row.get("duration")
-    is_number = isinstance(duration_seconds, (int, float)) and not isinstance(duration_seconds, bool)
-    if not is_number or not 0 < duration_seconds <= MAX_DURATION_SECONDS:
+    if not is_number(duration_seconds) or not 0 < duration_seconds <= MAX_DURATION_SECONDS:
         raise ValueError(
             f"qid {short(row['qid'])}: expected duration to be seconds above 0 and up to {MAX_DURATION_SECONDS:g}, got "
             f"{short(duration_seconds)}; correct the annotation"

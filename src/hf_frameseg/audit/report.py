@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg._numbers import percent
+from hf_frameseg._text import short
 from hf_frameseg.audit.queries import AuditQuery, read_queries
 from hf_frameseg.audit.statistics import LENGTH_EDGES_SECONDS, statistics_of
-from hf_frameseg.metrics._text import short
-from hf_frameseg.metrics.highlight import CLIP_SECONDS, MIN_RATINGS, highlight_average_precision, highlight_hits
+from hf_frameseg.metrics.highlight import MIN_RATINGS, highlight_average_precision, highlight_hits
 from hf_frameseg.metrics.retrieval import LENGTH_RANGES_SECONDS
-from hf_frameseg.metrics.submission import HEADLINE_COLUMNS, evaluate_submission
-from hf_frameseg.moments import FrameGrid, interpolate_to_clips, mask_to_spans
+from hf_frameseg.metrics.submission import evaluate_submission
+from hf_frameseg.metrics.summary import HEADLINE_COLUMNS
+from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, interpolate_to_clips, mask_to_spans
 from hf_frameseg.targets import frame_mask, graded_frame_targets
 
 __all__ = ["LENGTH_EDGES_SECONDS", "LISTINGS", "MAX_FRAMES", "audit_annotations", "audit_report"]
@@ -246,15 +248,10 @@ def _highlights(
             to_clips(curve, grid, len(clips)) for curve, grid, clips in zip(curves, grids, ratings, strict=True)
         ]
         result[way] = {
-            "HL-mAP": _percent(highlight_average_precision(saliency, ratings, minimum).mean()),
-            "HIT@1": _percent(highlight_hits(saliency, ratings, minimum).mean()),
+            "HL-mAP": percent(highlight_average_precision(saliency, ratings, minimum).mean()),
+            "HIT@1": percent(highlight_hits(saliency, ratings, minimum).mean()),
         }
     return result
-
-
-def _percent(fraction: float) -> float:
-    """Round as the official evaluator does: through the printed number."""
-    return float(f"{100 * fraction:.2f}")
 
 
 def _linear(values: NDArray[np.float64], grid: FrameGrid, num_clips: int) -> NDArray[np.float64]:

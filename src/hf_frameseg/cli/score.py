@@ -90,7 +90,7 @@ def _score(options: argparse.Namespace) -> None:
     from hf_frameseg._files import check_outputs
     from hf_frameseg.cli.score_files import check_table
     from hf_frameseg.metrics import MAX_RESAMPLES, read_submission
-    from hf_frameseg.metrics.submission import check_thresholds
+    from hf_frameseg.metrics.summary import check_thresholds
 
     paths = _submissions(options)
     if options.bootstrap == 1:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_frameseg._files import atomic_write, atomic_writer, replace_folder
+from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, NUM_ANNOTATORS, num_clips
 from hf_frameseg.video.worker import check_num_processes, start_pool_process
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross")
-CLIP_SECONDS = 2  # unit of the QVHighlights annotations
 MIN_SCENE_CLIPS = 7
-NUM_ANNOTATORS = 3
 RADIUS_RANGE = (0.13, 0.35)  # of the picture's side, at visibility 0 and 1
 OPACITY_RANGE = (0.45, 1.0)
 NOISE_LEVELS = 18.0  # standard deviation of the pixel noise, in grey levels
@@ -230,7 +229,7 @@ def make_video(vid: str, rng: np.random.Generator) -> SyntheticVideo:
     """
     duration_seconds = 150 if rng.random() < 0.9 else int(rng.integers(60, 75)) * 2
     count = int(rng.integers(3, 6))
-    bounds = _cut_scenes(rng, duration_seconds // CLIP_SECONDS, count)
+    bounds = _cut_scenes(rng, num_clips(duration_seconds), count)
     scenes = []
     for (color, shape), start, end in zip(_pick_objects(rng, count), bounds[:-1], bounds[1:], strict=True):
         length_seconds = float(end - start) * CLIP_SECONDS
@@ -264,10 +263,10 @@ def annotate(video: SyntheticVideo, color: str, shape: str, qid: int, rng: np.ra
     scores: list[list[int]] = []
     for scene in shown:
         clips = np.arange(scene.start_clips, scene.end_clips)
-        grade = 4.0 * scene.visibility((clips + 0.5) * CLIP_SECONDS)
+        grade = MAX_RATING * scene.visibility((clips + 0.5) * CLIP_SECONDS)
         noisy = grade[:, None] + 0.35 * rng.standard_normal((len(clips), NUM_ANNOTATORS))
         clip_ids += clips.tolist()
-        scores += np.clip(np.rint(noisy), 0, 4).astype(int).tolist()
+        scores += np.clip(np.rint(noisy), 0, MAX_RATING).astype(int).tolist()
     return {
         "qid": qid,
         "query": query_text(color, shape),
@@ -275,7 +274,7 @@ def annotate(video: SyntheticVideo, color: str, shape: str, qid: int, rng: np.ra
         "vid": video.vid,
         "relevant_clip_ids": clip_ids,
         "saliency_scores": scores,
-        "relevant_windows": [[s.start_clips * CLIP_SECONDS, s.end_clips * CLIP_SECONDS] for s in shown],
+        "relevant_windows": [[int(clip * CLIP_SECONDS) for clip in (s.start_clips, s.end_clips)] for s in shown],
     }
 
 

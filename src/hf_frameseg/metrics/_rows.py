@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.metrics._text import short
-from hf_frameseg.metrics.highlight import CLIP_SECONDS, NUM_ANNOTATORS
+from hf_frameseg._text import short
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
-from hf_frameseg.moments import num_clips
+from hf_frameseg.moments import CLIP_SECONDS, NUM_ANNOTATORS, num_clips
+from hf_frameseg.targets import ANNOTATED_SALIENCY, SCALED_SALIENCY
 
 Row = Mapping[str, Any]
 
@@ -60,14 +60,14 @@ def qid_array(qids: Sequence[Hashable]) -> NDArray[Any]:
 
 def is_rated(row: Row) -> bool:
     """Tell whether people rated the clips of a query; a rule may have made ratings up (`saliency_source`)."""
-    if row.get("saliency_source") not in (None, "annotators"):
+    if row.get("saliency_source") not in (None, ANNOTATED_SALIENCY):
         return False
     return not (_is_empty(row.get("relevant_clip_ids")) and _is_empty(row.get("saliency_scores")))
 
 
 def is_scaled(row: Row) -> bool:
     """Tell whether the ratings of a query were made on another scale; such data sets may have no windows."""
-    return row.get("saliency_source") == "scaled"
+    return row.get("saliency_source") == SCALED_SALIENCY
 
 
 def rated(rows: Sequence[Row]) -> NDArray[np.bool_]:
@@ -131,7 +131,7 @@ def predicted_saliency(row: Row) -> NDArray[np.float64]:
     if scores is None or scores.ndim != 1 or scores.size == 0:
         raise ValueError(
             f"qid {short(row['qid'])}: pred_saliency_scores is {short(value)}; expected a flat list of numbers; write "
-            f"one number per {CLIP_SECONDS}-second clip"
+            f"one number per {CLIP_SECONDS:g}-second clip"
         )
     return scores
 
@@ -150,7 +150,7 @@ def annotated_ratings(row: Row) -> NDArray[np.float64]:
     except (TypeError, ValueError, IndexError, OverflowError):
         raise ValueError(
             f"qid {short(row['qid'])}: the ground truth has relevant_clip_ids {short(clip_ids)} and saliency_scores "
-            f"{short(ratings)} for {short(duration_seconds)} s; expected one or more ids of {CLIP_SECONDS}-second "
+            f"{short(ratings)} for {short(duration_seconds)} s; expected one or more ids of {CLIP_SECONDS:g}-second "
             f"clips in the video with {NUM_ANNOTATORS} ratings each; correct the annotation, or drop "
             "pred_saliency_scores to score moments only"
         ) from None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hf_frameseg.metrics.highlight import MIN_RATINGS
 from hf_frameseg.metrics.retrieval import IOU_THRESHOLDS, LENGTH_RANGES_SECONDS
-from hf_frameseg.metrics.submission import check_thresholds
+from hf_frameseg.metrics.summary import check_thresholds
 
 MAX_RESAMPLES = 100_000
 """Resamples that are drawn at most; more change no digit that is shown."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hf_frameseg._text import printable
-from hf_frameseg.metrics._text import short
+from hf_frameseg._text import printable, short
 from hf_frameseg.metrics.validation import Violation
 from hf_frameseg.records import EXPECTED, Fault, Records, read_records, read_text_file, records_of_lines
 

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg.metrics._ragged import chunks, pad, stretch_sums
+from hf_frameseg.moments import NUM_ANNOTATORS
 
 MIN_RATINGS: dict[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 """Smallest rating that makes a clip positive. The papers' HL-mAP and HIT@1 are VeryGood."""
-
-NUM_ANNOTATORS = 3
-CLIP_SECONDS = 2
 
 _CHUNK_ELEMENTS = 100_000
 

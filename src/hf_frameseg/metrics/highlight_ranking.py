@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg._numbers import is_number
+from hf_frameseg._text import short
 from hf_frameseg.metrics import _rows
 from hf_frameseg.metrics._rows import Row
-from hf_frameseg.metrics._text import short
 
 TOP_CLIPS = 5
 """Clips that the top-5 mAP of TVSum looks at."""
@@ -46,7 +47,7 @@ def positive_clips(ratings: NDArray[np.float64], limit: float | str = MEDIAN) ->
     """
     if limit == MEDIAN:
         return ratings > np.sort(ratings, axis=0)[(len(ratings) - 1) // 2]
-    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not np.isfinite(limit):
+    if not is_number(limit):
         raise ValueError(f"expected the limit of a positive clip to be a number or {MEDIAN!r}, got {short(limit)}")
     return ratings > limit
 

@@ -8,7 +8,6 @@ submission without errors, given a sound ground truth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_frameseg.metrics._text import short
-from hf_frameseg.metrics.highlight import CLIP_SECONDS
+from hf_frameseg._numbers import is_number
+from hf_frameseg._text import short
 from hf_frameseg.metrics.retrieval import MAX_WINDOWS
-from hf_frameseg.moments import MAX_DURATION_SECONDS, num_clips
+from hf_frameseg.moments import CLIP_SECONDS, MAX_DURATION_SECONDS, num_clips
 
 PREDICTION_KEYS = ("pred_relevant_windows", "pred_saliency_scores")
 
@@ -127,7 +126,7 @@ def _check_row(
         yield "missing-key", f"expected {' or '.join(PREDICTION_KEYS)}, got neither", "add one or both", True
     truth = annotated.rows.get(row.get("qid")) if annotated and isinstance(row.get("qid"), Hashable) else None
     duration_seconds = truth.get("duration") if truth else None
-    if not _is_finite(duration_seconds):
+    if not is_number(duration_seconds):
         duration_seconds = None
     if "pred_relevant_windows" in row:
         yield from _check_windows(row["pred_relevant_windows"], duration_seconds)
@@ -189,7 +188,7 @@ def _check_windows(windows: Any, duration_seconds: float | None) -> Iterator[Fou
 def _check_window(window: Any, index: int, duration_seconds: float | None) -> Iterator[Found]:
     """Check one window."""
     shown = f"{short(window)} as window {index}"
-    if not _is_list(window) or len(window) < 3 or not all(_is_finite(value) for value in window[:3]):
+    if not _is_list(window) or len(window) < 3 or not all(is_number(value) for value in window[:3]):
         yield "bad-window", f"expected three finite numbers, got {shown}", "write [start, end, score]", True
         return
     start, end = float(window[0]), float(window[1])
@@ -210,11 +209,11 @@ def _check_window(window: Any, index: int, duration_seconds: float | None) -> It
 
 def _check_saliency(scores: Any, duration_seconds: float | None) -> Iterator[Found]:
     """Check a saliency list."""
-    fix = f"write one number per {CLIP_SECONDS}-second clip"
+    fix = f"write one number per {CLIP_SECONDS:g}-second clip"
     if not _is_list(scores) or not len(scores):
         yield "bad-saliency", f"expected a list of numbers, got {short(scores)}", fix, True
         return
-    wrong = next((clip for clip, score in enumerate(scores) if not _is_finite(score)), None)
+    wrong = next((clip for clip, score in enumerate(scores) if not is_number(score)), None)
     if wrong is not None:
         message = f"expected a finite number for clip {wrong}, got {short(scores[wrong])}"
         yield "bad-saliency", message, "check the model's output", True
@@ -244,13 +243,3 @@ def _check_file(seen: Mapping[Hashable, int], annotated: _Annotated | None, matc
 def _is_list(value: Any) -> bool:
     """Tell lists from strings and mappings, which have a length too."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _is_finite(value: Any) -> bool:
-    """Tell finite numbers from everything else; a bool is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

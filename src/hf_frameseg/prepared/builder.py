@@ -45,7 +45,6 @@ from datasets.utils import tqdm
 
 import datasets
 from hf_frameseg._text import printable
-from hf_frameseg.annotations.schema import ANNOTATED_SALIENCY
 from hf_frameseg.prepared.cache import (
     CacheError,
     DamagedCacheError,
@@ -60,6 +59,7 @@ from hf_frameseg.prepared.jobs import VideoJob, prepare_columns, run_jobs
 from hf_frameseg.prepared.manifest import find_damage, write_manifest
 from hf_frameseg.prepared.one_video import FrameSettings, blank_columns
 from hf_frameseg.prepared.parts import Parts
+from hf_frameseg.targets import ANNOTATED_SALIENCY
 from hf_frameseg.video.file import VideoReadError
 
 logger = logging.getLogger(__name__)

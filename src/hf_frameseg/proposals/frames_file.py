@@ -20,7 +20,6 @@ Python writes a float so that the same float is read back: what is rescored is w
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg._files import atomic_write
+from hf_frameseg._numbers import is_number
 from hf_frameseg._text import printable
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
@@ -181,7 +181,7 @@ def _grid(row: Mapping[str, Any], num_frames: int) -> FrameGrid:
     """Return the frame windows of a line."""
     duration, phase = row["duration_seconds"], row.get("grid_phase", 0.0)
     for name, value in (("duration_seconds", duration), ("grid_phase", phase)):
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(f"expected {name} to be a finite number, got {value!r:.80}")
     return FrameGrid(duration, num_frames, row.get("grid_kind", "middle"), phase)
 
@@ -191,7 +191,7 @@ def _values(key: str, values: Any, num_frames: int) -> NDArray[np.float64]:
     if not isinstance(values, list) or len(values) != num_frames:
         got = f"{len(values)}" if isinstance(values, list) else f"{values!r:.80}"
         raise ValueError(f"expected {key} to be a list of {num_frames} numbers, one per digit of mask, got {got}")
-    wrong = next((index for index, value in enumerate(values) if not _is_number(value)), None)
+    wrong = next((index for index, value in enumerate(values) if not is_number(value)), None)
     if wrong is not None:
         raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}")
     array = np.array(values, dtype=np.float64)
@@ -199,13 +199,3 @@ def _values(key: str, values: Any, num_frames: int) -> NDArray[np.float64]:
         frame = int(np.flatnonzero((array < 0) | (array > 1))[0])
         raise ValueError(f"expected probs in [0, 1], got {values[frame]!r} for frame {frame}; logits go into log_odds")
     return array
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a finite number (`true` is none, and 1e999 is read as infinity)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hf_frameseg._numbers import is_number
+
 RANKINGS = ("mean-probability", "log-odds", "time")
 """What ranks the runs of a mask."""
 
@@ -97,14 +99,14 @@ class ProposalSettings:
     def _keep_number(self, name: str, least: float, below: float) -> None:
         """Make a value a float, or say what it must be."""
         value = getattr(self, name)
-        if not _is_number(value) or not least <= value < below:
+        if not is_number(value) or not least <= value < below:
             bounds = f"at least {least:g}" + ("" if math.isinf(below) else f" and below {below:g}")
             raise ValueError(f"expected {name} to be a number of {bounds}, got {value!r}")
         object.__setattr__(self, name, float(value))
 
     def _keep_thresholds(self) -> None:
         """Make the thresholds a tuple of floats, or say what they must be."""
-        is_list = isinstance(self.thresholds, (list, tuple)) and all(map(_is_number, self.thresholds))
+        is_list = isinstance(self.thresholds, (list, tuple)) and all(map(is_number, self.thresholds))
         values = tuple(map(float, self.thresholds)) if is_list else ()
         ascending = all(low < high for low, high in zip(values, values[1:], strict=False))
         if not values or values[0] != 0 or not ascending or not values[-1] < 1:
@@ -155,11 +157,6 @@ class ProposalSettings:
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"expected some of the settings {', '.join(known)}, got {', '.join(map(repr, unknown))}")
         return cls(**values)
-
-
-def _is_number(value: Any) -> bool:
-    """Tell numbers from everything else; a bool is no number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 SCORING_PROPOSALS = ProposalSettings()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_frameseg._numbers import is_number
 from hf_frameseg.sharing.adapters import BASE_CHANGING_INITS, adapter_state
 from hf_frameseg.sharing.model_folder import Shapes
 
@@ -57,7 +57,7 @@ def lora_config_from(content: Mapping[str, Any]) -> LoraConfig:
         if not isinstance(content.get(name), str | None):
             raise ValueError(f"expected {name} in adapter_config.json to be a text, got {content[name]!r}")
     for value in (content.get("lora_alpha"), *dict(content.get("alpha_pattern") or {}).values()):
-        if isinstance(value, bool) or not isinstance(value, int | float | None) or not math.isfinite(value or 0):
+        if value is not None and not is_number(value):
             raise ValueError(f"expected finite numbers as alpha in adapter_config.json, got {value!r}")
     values = {name: content[name] for name in _ARITHMETIC if name in content}
     return LoraConfig(**values, init_lora_weights=True, inference_mode=True)

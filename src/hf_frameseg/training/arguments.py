@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Seq2SeqTrainingArguments
 
+from hf_frameseg._numbers import is_number
 from hf_frameseg.readout import get_readout
 
 if TYPE_CHECKING:
@@ -226,9 +227,7 @@ def _check_numbers(args: SegmentationSeq2SeqTrainingArguments) -> None:
         value = getattr(args, name)
         if value is None:
             continue
-        if (
-            isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
-        ):  # NaN is in none
+        if not is_number(value) or not least <= value <= most:
             wanted = f"from {least:g} to {most:g}" if most < _ENDLESS else f"of at least {least:g}"
             raise ValueError(f"expected {name} to be a number {wanted}, got {value!r}.")
     if args.max_steps == 0 or args.max_steps < -1:
@@ -237,8 +236,7 @@ def _check_numbers(args: SegmentationSeq2SeqTrainingArguments) -> None:
 
 def _warmup_steps(steps: float, max_steps: int) -> int:
     """Return the optimiser steps of the warm-up: an int as it is, a float up to 1.0 as a share of all steps."""
-    is_number = isinstance(steps, (int, float)) and not isinstance(steps, bool)
-    if not is_number or not math.isfinite(steps) or steps < 0 or (steps > 1 and steps != int(steps)):
+    if not is_number(steps) or steps < 0 or (steps > 1 and steps != int(steps)):
         raise ValueError(
             f"loss_warmup_steps must be >= 0, a whole number of steps or a share of all steps up to 1.0, got {steps!r}."
         )

@@ -18,7 +18,7 @@ import torch
 
 from hf_frameseg._files import atomic_write
 from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summarize_per_query, tasks_left_out
-from hf_frameseg.metrics.submission import check_thresholds
+from hf_frameseg.metrics.summary import check_thresholds
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import prediction_of, to_prediction

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import FrameGrid, Moment, temporal_iou
+from hf_frameseg.moments import MAX_RATING, FrameGrid, Moment, temporal_iou
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization import _timeline as timeline
 from hf_frameseg.visualization._style import AS_IT_IS, INK, MUTED, POINTS_PER_INCH, text_width_inches, wrap_text
@@ -135,18 +135,18 @@ def _check_saliency(
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Return the annotators' mean in [0, 1] (C,) and their scores (C, 3), or raise with what was expected."""
     scores = None if annotators is None else np.asarray(annotators, dtype=np.float64)
-    if scores is not None and (scores.ndim != 2 or len(scores) != num_clips or not _within(scores, 4)):
+    if scores is not None and (scores.ndim != 2 or len(scores) != num_clips or not _within(scores, MAX_RATING)):
         raise ValueError(
-            f"annotators must be scores from 0 to 4 of shape (C, 3) with C = {num_clips} clips, got {scores.shape}; "
-            "put 0 for the clips outside the relevant ones."
+            f"annotators must be scores from 0 to {MAX_RATING} of shape (C, 3) with C = {num_clips} clips, got "
+            f"{scores.shape}; put 0 for the clips outside the relevant ones."
         )
     if clip_saliency is None:
-        return (None if scores is None else scores.mean(axis=1) / 4), scores
+        return (None if scores is None else scores.mean(axis=1) / MAX_RATING), scores
     mean = np.asarray(clip_saliency, dtype=np.float64)
     if mean.shape != (num_clips,) or not _within(mean, 1):
         raise ValueError(
             f"clip_saliency must be in [0, 1] of shape (C,) with C = {num_clips} clips, got {mean.shape}; "
-            "divide the mean score by 4 and put 0 for the clips outside the relevant ones."
+            f"divide the mean score by {MAX_RATING} and put 0 for the clips outside the relevant ones."
         )
     return mean, scores
 
