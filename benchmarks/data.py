@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.datasets.qvhighlights import QVHighlightsConfig, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared.frame_columns import JPEG_QUALITY, encode_frames, row_frames
@@ -37,6 +37,7 @@ from hf_frameseg.sharing.config import TINY_BASE
 from hf_frameseg.video.index import index_video
 from hf_frameseg.video.read import read_frames
 from hf_frameseg.video.sampling import select_frames
+from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.video.worker import start_pool_process
 
 WIDTH, HEIGHT, FPS, KEY_FRAME_DISTANCE = 640, 360, 30, 250
@@ -174,17 +175,17 @@ def preparation(folder: Path, size: int, rounds: int, scratch: Path) -> dict[str
     paths = [folder / "videos" / f"{row['vid']}.mp4" for row in rows]
     grid = FrameGrid(rows[0]["duration"], NUM_FRAMES)
     positions = [select_frames(index_video(path).times_seconds, grid) for path in paths]
-    config = QVHighlightsConfig(data_dir=str(folder), num_frames=NUM_FRAMES, frame_size=size)
+    settings = FrameSettings(num_frames=NUM_FRAMES, frame_size=size)
 
     def build(num_proc: int) -> None:
         cache = Path(tempfile.mkdtemp(dir=scratch))
-        load_qvhighlights(folder, "train", num_frames=NUM_FRAMES, frame_size=size, cache_dir=cache, num_proc=num_proc)
+        load_rows("qvhighlights", folder, "train", settings, cache_dir=cache, num_proc=num_proc)
         shutil.rmtree(cache)
 
     contenders: dict[str, Callable[[], Any]] = {
         "plain_seconds": lambda: plain_loop(paths, positions, size, scratch),
         "plain_one_thread_seconds": lambda: plain_loop(paths, positions, size, scratch, num_threads=1),
-        "bare_seconds": lambda: [prepare_video(path, grid.duration_seconds, config) for path in paths],
+        "bare_seconds": lambda: [prepare_video(path, grid.duration_seconds, settings) for path in paths],
         "builder_1_seconds": lambda: build(1),
         "builder_2_seconds": lambda: build(2),
     }
@@ -254,10 +255,9 @@ def storage(folder: Path, size: int, scratch: Path) -> dict[str, Any]:
     rows = rows_of(folder)[:4]
     results: dict[str, Any] = {}
     for frame_format in ("raw", "jpeg"):
-        config = QVHighlightsConfig(
-            data_dir=str(folder), num_frames=NUM_FRAMES, frame_size=size, frame_format=frame_format
-        )
-        prepared = [prepare_video(folder / "videos" / f"{row['vid']}.mp4", row["duration"], config) for row in rows]
+        settings = FrameSettings(num_frames=NUM_FRAMES, frame_size=size)
+        videos = [(folder / "videos" / f"{row['vid']}.mp4", row["duration"]) for row in rows]
+        prepared = [prepare_video(*video, settings, frame_format) for video in videos]
         place = scratch / f"storage_{frame_format}"
         Dataset.from_list(prepared).save_to_disk(place)
         dataset = load_from_disk(place)
@@ -336,10 +336,10 @@ def collator_of(processor: Any) -> FrameSegmentationCollator:
 
 def loader_rows(folder: Path, side: int, frame_format: str) -> list[dict[str, Any]]:
     """Prepare two videos and make eight rows of them."""
-    config = QVHighlightsConfig(data_dir=str(folder), num_frames=NUM_FRAMES, frame_size=side, frame_format=frame_format)
+    settings = FrameSettings(num_frames=NUM_FRAMES, frame_size=side)
     rows = []
     for row in rows_of(folder)[:2]:
-        columns = prepare_video(folder / "videos" / f"{row['vid']}.mp4", row["duration"], config)
+        columns = prepare_video(folder / "videos" / f"{row['vid']}.mp4", row["duration"], settings, frame_format)
         rows.append({**row, **columns, "duration_seconds": float(row["duration"])})
     return [{**rows[qid % 2], "qid": qid} for qid in range(8)]
 

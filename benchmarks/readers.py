@@ -29,8 +29,9 @@ import numpy as np
 
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.index import VideoIndex
-from hf_frameseg.video.read import DEFAULT_NUM_FRAMES, read_frames
+from hf_frameseg.video.read import read_frames
 from hf_frameseg.video.readers import load_reader, reader_names
+from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.video.worker import thread_worker
 
 HEIGHT, WIDTH, RATE = 360, 640, Fraction(30_000, 1001)
@@ -143,7 +144,7 @@ def transport_cpu_seconds(repeats: int) -> float:
     """Return the CPU time that the frames of a video cost on their way from a process, 52 MB at native size."""
     worker = thread_worker(load_reader, "pyav")
     function = import_module("readers").kept_frames  # not of "__main__", which the process does not know
-    call = partial(worker.call, function, DEFAULT_NUM_FRAMES, HEIGHT, WIDTH, timeout_seconds=LIMIT_SECONDS)
+    call = partial(worker.call, function, FrameSettings.num_frames, HEIGHT, WIDTH, timeout_seconds=LIMIT_SECONDS)
     call()
     before = cpu_seconds() + cpu_seconds(worker.pid)
     for _ in range(repeats):

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets import Dataset
 from hf_frameseg._files import atomic_write
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.batches.encoding import TARGET_KEYS
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import headline
 from hf_frameseg.objectives import PAPER_WEIGHTS, PAPER_WEIGHTS_START
@@ -78,14 +79,18 @@ def teacher_forced(trainer: SegmentationSeq2SeqTrainer, metrics: MomentRetrieval
     return headline(metrics.score(metrics.predictions(*(np.concatenate(parts) for parts in (masks, logits, qids)))))
 
 
+def cached_rows(options: argparse.Namespace, task: FrameSegmentationConfig, split: str) -> Dataset:
+    """Return a split; its videos are decoded the first time only."""
+    return load_rows("qvhighlights", options.data_dir, split, task.frames, frame_format="raw")
+
+
 def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed (order of the samples, frame variants, corrupted digits) and score it."""
     torch.set_num_threads(1)
     trainer_options, collator_options = VARIANTS[variant]
     base = options.model_name_or_path or TINY_BASE
     task = FrameSegmentationConfig.load_or_default(base)
-    load = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": "raw"}
-    train_rows, eval_rows = (load_qvhighlights(options.data_dir, split, **load) for split in ("train", "val"))
+    train_rows, eval_rows = (cached_rows(options, task, split) for split in ("train", "val"))
     processor = load_processor(base)
     metrics = MomentRetrievalMetrics(eval_rows, PAPER_PROPOSALS)
     trainer = SegmentationSeq2SeqTrainer(
@@ -111,7 +116,7 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
             processor=processor,
             labels=BinaryLabels.from_tokenizer(processor.tokenizer),
             prompt=task.prompt,
-            num_frames=task.num_frames,
+            num_frames=task.frames.num_frames,
             seed=seed,
             **collator_options,
         ),
@@ -205,9 +210,7 @@ def main(argv: list[str] | None = None) -> str:
     missing = [(name, seed) for seed in options.seeds for name in options.variants if (name, seed) not in finished]
     for split in ("train", "val"):  # decode once, before the workers need it
         task = FrameSegmentationConfig.load_or_default(options.model_name_or_path or TINY_BASE)
-        load_qvhighlights(
-            options.data_dir, split, num_frames=task.num_frames, frame_size=task.frame_size, frame_format="raw"
-        )
+        cached_rows(options, task, split)
     spawn = multiprocessing.get_context("spawn")
     pool_size = min(options.workers, max(len(missing), 1))
     ending = {"initializer": start_pool_process, "initargs": (os.getpid(),)}  # none trains on when this one is killed

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._imports import require
+from hf_frameseg._options import given, options_of
 from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.shards.shares import AssembleShares, DecodeShare, is_prepared, task_folder
+from hf_frameseg.video.settings import FrameSettings
 
 # 1. Arguments ---------------------------------------------------------------------------------------------------------
 
@@ -36,8 +38,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", required=True, help="train, val or test.")
     parser.add_argument("--cache_dir", required=True, help="Where it is made; a disk that all machines share.")
     parser.add_argument("--output_dir", help="Also write it as Parquet shards, for streaming and for the Hub.")
-    parser.add_argument("--num_frames", type=int, default=25)
-    parser.add_argument("--frame_size", type=int, help="Side of the square frames in pixels; default: native size.")
+    for option in options_of(FrameSettings):
+        parser.add_argument(f"--{option.name}", type=option.type, metavar=option.metavar, help=option.shown_help)
     parser.add_argument("--frame_format", default="jpeg", help="jpeg or raw.")
     parser.add_argument("--on_error", default="raise", help="Unreadable video: raise, skip or blank.")
     parser.add_argument("--tasks", type=int, default=8, help="Number of shares; 10 to 50 videos each.")
@@ -55,8 +57,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def builder_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("data_dir", "cache_dir", "num_frames", "frame_size", "frame_format", "on_error")
-    return {"splits": (args.split,), **{name: getattr(args, name) for name in names}}
+    names = ("data_dir", "cache_dir", "frame_format", "on_error")
+    frames = FrameSettings(**given(args, FrameSettings))
+    return {"splits": (args.split,), "frames": frames, **{name: getattr(args, name) for name in names}}
 
 
 # 2. Who runs it -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from hf_frameseg.models.xgenmm import (
 )
 from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.sharing.config import FrameSegmentationConfig
+from hf_frameseg.video.settings import FrameSettings
 
 IMAGE_SIZE = 32
 MAX_FRAMES = 75
@@ -372,7 +373,7 @@ def main(argv: list[str] | None = None) -> None:
     processor = XGenMMProcessor(image_processor=image_processor, tokenizer=tokenizer, num_image_tokens=1)
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
-    FrameSegmentationConfig(num_frames=25, prompt="compact", frame_size=IMAGE_SIZE).save(args.output_dir)
+    FrameSegmentationConfig(FrameSettings(frame_size=IMAGE_SIZE), prompt="compact").save(args.output_dir)
     lines = "".join(json.dumps(entry) + "\n" for entry in [{"seed": args.seed, "rope_theta": args.rope_theta}, *log])
     (args.output_dir / "pretrain_log.jsonl").write_text(lines)
 

@@ -41,9 +41,11 @@ import hf_frameseg.models.xgenmm  # noqa: F401  (registers xGen-MM with the Auto
 from datasets import Dataset
 from hf_frameseg import __version__
 from hf_frameseg._files import atomic_write, replace_folder
+from hf_frameseg._options import given, optional_arguments
 from hf_frameseg._text import printable
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
 from hf_frameseg.objectives import LOSSES
@@ -80,6 +82,7 @@ from hf_frameseg.training.evaluation import MomentRetrievalMetrics, shuffle_quer
 from hf_frameseg.training.recipes import RecipeParser
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -122,22 +125,12 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(optional_arguments(FrameSettings, "default: the base's, else {default}")):
     """Which data, and how a row becomes a question with an answer."""
 
     data_dir: str = field(metadata={"help": "Folder with highlight_{train,val,test}_release.jsonl and videos/."})
     eval_split: str = field(default="val", metadata={"help": "Split that is scored: val or test."})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames per video; default: the base's, else 25."})
-    frame_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels at which frames are cached; default: the base's, else native."}
-    )
     frame_format: str = field(default="jpeg", metadata={"help": "Cache frames as jpeg, or raw (small frames only)."})
-    grid_kind: str | None = field(
-        default=None, metadata={"help": "Frame grid, middle or uniform; default: the base's, else middle."}
-    )
-    grid_phase: float | None = field(
-        default=None, metadata={"help": "Shift of the frames in windows, -0.5 to 0.5; default: the base's, else 0."}
-    )
     prompt: str | None = field(default=None, metadata={"help": "Prompt name; default: the base's, else paper."})
     label_rule: str = field(default="window", metadata={"help": "window (frame centre in a window) or saliency>TAU."})
     graded_targets: bool = field(
@@ -310,17 +303,14 @@ def task_config(
     """Return how questions are asked: the command line over what the base was saved with."""
     name = model.model_name_or_path or TINY_BASE
     base = FrameSegmentationConfig.load_or_default(name)
-    given = {
-        "num_frames": data.num_frames,
-        "grid_kind": data.grid_kind,
-        "grid_phase": data.grid_phase,
+    values = {
+        **given(data, FrameSettings),
         "prompt": data.prompt,
-        "frame_size": data.frame_size,
         "label_rule": data.label_rule,
         "readout": training.readout,
         "num_beams": training.generation_num_beams,
     }
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    return base.changed(**{name: value for name, value in values.items() if value is not None})
 
 
 # 3. What a terminal shows ---------------------------------------------------------------------------------------------
@@ -655,12 +645,11 @@ def write_metrics(folder: Path, results: dict[str, dict[str, Any]]) -> None:
 # 7. All together ------------------------------------------------------------------------------------------------------
 
 
-def load_rows(
+def read_splits(
     data: DataArguments, task: FrameSegmentationConfig, training: SegmentationSeq2SeqTrainingArguments
 ) -> tuple[Dataset, Dataset]:
     """Return the training and the evaluation split; the main process decodes the videos, the others wait for it."""
-    options = {"num_frames": task.num_frames, "frame_size": task.frame_size, "frame_format": data.frame_format}
-    options |= {"grid_kind": task.grid_kind, "grid_phase": task.grid_phase, "cache_dir": data.cache_dir}
+    options = {"frames": task.frames, "frame_format": data.frame_format, "cache_dir": data.cache_dir}
     options |= {"on_error": data.on_error, "video_dir": data.video_dir, "allow_links": data.allow_links}
     say(training, f"reading videos of {data.data_dir} (decoded once, then cached)")
     splits = ("train", data.eval_split)
@@ -670,7 +659,9 @@ def load_rows(
             if not builder._is_complete():
                 builder.plan()
                 builder.refuse_missing()
-        train, evaluation = (load_qvhighlights(data.data_dir, s, num_proc=data.num_proc, **options) for s in splits)
+        train, evaluation = (
+            load_rows("qvhighlights", data.data_dir, split, num_proc=data.num_proc, **options) for split in splits
+        )
         if data.on_error == "blank":  # a query whose video is missing counts in a score, but teaches nothing
             train = train.filter(lambda missing: not missing, input_columns="frames_missing")
     if training.do_train and len(train) == 0:
@@ -682,12 +673,12 @@ def build_collator(
     model: ModelArguments, data: DataArguments, task: FrameSegmentationConfig, seed: int
 ) -> FrameSegmentationCollator:
     """Return what makes batches of rows; it checks prompt, label rule and tokenizer."""
-    processor = load_processor(model.model_name_or_path or TINY_BASE, num_frames=task.num_frames)
+    processor = load_processor(model.model_name_or_path or TINY_BASE, num_frames=task.frames.num_frames)
     return FrameSegmentationCollator(
         processor=processor,
         labels=BinaryLabels.from_tokenizer(processor.tokenizer),
         prompt=task.prompt,
-        num_frames=task.num_frames,
+        num_frames=task.frames.num_frames,
         label_rule=task.label_rule,
         graded_targets=data.graded_targets,
         prefix_corruption=data.prefix_corruption,
@@ -812,7 +803,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         checkpoint = find_checkpoint(model_args, training_args)
         check_model(model_args)
         collator = build_collator(model_args, data_args, task, training_args.seed)
-        train_rows, eval_rows = load_rows(data_args, task, training_args)
+        train_rows, eval_rows = read_splits(data_args, task, training_args)
         metrics = MomentRetrievalMetrics(eval_rows, proposals)
         controls = run_args.controls and training_args.do_eval
         shuffled = shuffle_queries(eval_rows, training_args.seed) if controls else None
@@ -839,7 +830,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         with naming_what_is_kept(trainer, folder if saved and refused is None else None):
             decoded, results = evaluate(trainer, split, before, task)
             if trainer.is_world_process_zero():
-                print(f"\n{split.name}: {len(eval_rows)} queries, {task.num_frames} frames, {task.num_beams} beams")
+                print(
+                    f"\n{split.name}: {len(eval_rows)} queries, {task.frames.num_frames} frames, {task.num_beams} beams"
+                )
                 print(f"windows by {run_args.decoder} where the row does not say otherwise\n")
                 print(table(results), flush=True)
                 if saved and refused is None and model_args.lora_r:

@@ -16,6 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LEVELS = {
     "_imports": 0,
     "_files": 0,
+    "_options": 0,
     "_text": 0,
     "_numbers": 0,
     "moments": 1,

@@ -31,6 +31,7 @@ from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.read import VideoFrames
+from hf_frameseg.video.settings import FrameSettings
 
 QUERIES = ["a red circle", "a dog", "a blue square on a green field"]
 ZERO, ONE = 48, 49
@@ -345,7 +346,7 @@ def test_the_scores_of_a_run_are_those_of_the_model_that_it_saved(
     saved_base: Path, tiny_processor: Any, tiny_rows: list[dict[str, Any]], tmp_path: Path, precision: dict[str, Any]
 ) -> None:
     model = load_base(saved_base, dtype=precision.get("weights", torch.float32))
-    config = FrameSegmentationConfig(num_frames=5, prompt="compact")
+    config = FrameSegmentationConfig(FrameSettings(num_frames=5), prompt="compact")
     collator = FrameSegmentationCollator(
         processor=tiny_processor, labels=BinaryLabels.from_tokenizer(tiny_processor.tokenizer), prompt="compact"
     )

@@ -45,6 +45,8 @@ def short(value: Any) -> str:
         text = " ".join(printable(repr(cut)).split())
     except RecursionError:
         text = f"a {type(value).__name__} in many others"
+    except ValueError:  # Python writes no whole number of thousands of digits
+        text = f"a {type(value).__name__} that is too large to be shown"
     return text if len(text) <= _MAX_SHORT_CHARACTERS else f"{text[: _MAX_SHORT_CHARACTERS - 3]}..."
 
 

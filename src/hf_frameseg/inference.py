@@ -22,7 +22,7 @@ from hf_frameseg.readout.evaluation_mode import evaluating, lock_of
 from hf_frameseg.readout.precision import autocast_of, autocasting
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_pretrained
-from hf_frameseg.video.read import VideoFrames, check_damaged, probe_duration, read_frames
+from hf_frameseg.video.read import VideoFrames, read_frames
 from hf_frameseg.video.sampling import MIDDLE_VARIANT
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ class MomentRetriever:
         config: How the model was trained to be asked; None takes the defaults, which are the paper's.
         proposals: How windows and saliency are made of the decoded frames. The default gives the moments that the model
             marked and no others; the one for scores, `SCORING_PROPOSALS`, adds candidates up to ten.
-        reader: Video reader, see `video.read.read_frames`; "auto" tries all.
         batch_size: Queries decoded at a time.
-        damaged: What becomes of a video with pictures that FFmpeg had to patch up: "raise" or "keep", see
-            `video.read.read_frames`.
-        **changes: Fields of `FrameSegmentationConfig` to set differently from `config`.
+        **changes: Fields of `FrameSegmentationConfig`, or of `FrameSettings`, to set differently from `config`: also
+            how files are read here, such as `reader` or `damaged`, which a model does not say.
 
     Raises:
         ValueError: If a setting is out of range, or the tokenizer merges digits.
@@ -69,12 +67,9 @@ class MomentRetriever:
         config: FrameSegmentationConfig | None = None,
         *,
         proposals: ProposalSettings = PAPER_PROPOSALS,
-        reader: str = "auto",
         batch_size: int = 8,
-        damaged: str = "raise",
         **changes: Any,
     ) -> None:
-        check_damaged(damaged)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, a whole number, got {batch_size!r}")
         if isinstance(changes.get("prompt"), PromptTemplate):
@@ -84,10 +79,8 @@ class MomentRetriever:
         config = config or FrameSegmentationConfig()
         if config.autocast is None:
             changes = {"autocast": autocast_of(model), **changes}
-        self.config = replace(config, **changes)
+        self.config = config.changed(**changes)
         self.proposals = proposals
-        self.reader = reader
-        self.damaged = damaged
         self.batch_size = batch_size
         self.prompt = get_prompt(self.config.prompt)
         self.labels = BinaryLabels.from_tokenizer(processor.tokenizer)
@@ -177,17 +170,7 @@ class MomentRetriever:
         Returns:
             The frames (F, 3, H, W, 3) with their times; the model sees the middle ones, `frames[:, 1]`.
         """
-        kind, phase = self.config.grid_kind, self.config.grid_phase
-        if grid is None and (kind, phase) != ("middle", 0.0):  # the grid that read_frames makes by itself
-            grid = FrameGrid(probe_duration(video_path), self.config.num_frames, kind, phase)
-        return read_frames(
-            video_path,
-            grid,
-            num_frames=self.config.num_frames,
-            frame_size=self.config.frame_size,
-            reader=self.reader,
-            damaged=self.damaged,
-        )
+        return read_frames(video_path, grid, self.config.frames)
 
     def predict(
         self, frames: VideoFrames, queries: Sequence[str], *, vid: str | None = None, num_beams: int | None = None
@@ -209,15 +192,16 @@ class MomentRetriever:
         """
         if isinstance(queries, str):
             raise ValueError(f"expected a list of queries, got the string {queries!r}: put it into a list")
-        if frames.grid.num_frames != self.config.num_frames:
+        asked = self.config.frames
+        if frames.grid.num_frames != asked.num_frames:
             raise ValueError(
-                f"expected {self.config.num_frames} frames, got {frames.grid.num_frames}: read the video with this "
+                f"expected {asked.num_frames} frames, got {frames.grid.num_frames}: read the video with this "
                 "retriever's read()"
             )
-        if (frames.grid.kind, frames.grid.phase) != (self.config.grid_kind, self.config.grid_phase):
+        if (frames.grid.kind, frames.grid.phase) != (asked.grid_kind, asked.grid_phase):
             raise ValueError(
-                f"expected frames on the grid {self.config.grid_kind!r} with phase {self.config.grid_phase:g}, as the "
-                f"model was trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
+                f"expected frames on the grid {asked.grid_kind!r} with phase {asked.grid_phase:g}, as the model was "
+                f"trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
             )
         for query in queries:
             check_query(query)  # all, before the first is answered
@@ -239,7 +223,11 @@ class MomentRetriever:
         model = self.model
         with evaluating(model), autocasting(model.device, self.config.autocast):
             decoded = get_readout(self.config.readout)(
-                model, _to_model(inputs, model), self.labels, num_frames=self.config.num_frames, num_beams=num_beams
+                model,
+                _to_model(inputs, model),
+                self.labels,
+                num_frames=self.config.frames.num_frames,
+                num_beams=num_beams,
             )
         return [
             to_prediction(mask, logits, frames.grid, self.proposals, query=query, vid=vid)

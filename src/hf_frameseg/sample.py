@@ -226,7 +226,7 @@ class Sample:
         if missing := self._missing(needed):
             raise ValueError(
                 f"expected rows with the column(s) {missing}, got {sorted(self._columns)}: load them with "
-                "load_qvhighlights, train with remove_unused_columns=False, and use with_answer=False for rows without "
+                "load_rows, train with remove_unused_columns=False, and use with_answer=False for rows without "
                 "annotations"
             )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_frameseg.cli import main
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.prepared import jobs as video_jobs
 
@@ -28,7 +28,8 @@ def test_a_training_finds_what_was_prepared(data_dir, tmp_path, capsys, monkeypa
     assert [line.split()[0] for line in lines] == ["train", "val"]
     assert all(Path(line[line.index(str(tmp_path)) :]).is_dir() for line in lines)
     monkeypatch.setattr(video_jobs, "prepare_video", None)  # nothing is decoded from here on
-    dataset = load_qvhighlights(
+    dataset = load_rows(
+        "qvhighlights",
         data_dir,
         "val",
         num_frames=3,
@@ -59,9 +60,16 @@ def test_every_choice_of_frames_has_an_option(data_dir, tmp_path, capsys):
         (["--grid-phase", "2"], "phase"),
         (["--reader", "ffmpeg"], "expected reader to be one of"),
         (["--num-frames", "0"], "num_frames to be a whole number of at least 1"),
-        (["--num-frames", "1000000000"], "expected num_frames of at most"),
-        (["--frame-size", "1000000"], "expected frame_size to be at most 6000 pixels, got 1000000"),
-        (["--short-side", "100000000000"], "expected short_side to be at most 6000 pixels"),
+        (
+            ["--num-frames", "1000000000"],
+            "num_frames to be a whole number of at least 1 and at most 10000, got 1000000000",
+        ),
+        (["--frame-size", "1000000"], "expected frame_size to be None, a whole number or"),
+        (
+            ["--short-side", "100000000000"],
+            "expected short_side to be None, a whole number in pixels, from 1 to 8192",
+        ),
+        (["--short-side", "8000"], "expected short_side of at most 36000000 pixels in all, got 8000"),
         (["--num-frames", "9999", "--frame-size", "6000"], "bytes of frames for a video, got 3239676"),
         (
             ["--variant-offset-frames", "1" + "0" * 30],

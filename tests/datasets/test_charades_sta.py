@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.datasets.charades_sta import load_charades_sta
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import evaluate_submission, headline
 from hf_frameseg.moments import mask_to_moments
 from hf_frameseg.prepared import config as preparation
 from hf_frameseg.sample import Sample
+from hf_frameseg.video.settings import FrameSettings
 
 LENGTHS = {"AB1CD": 30.96, "X9YZ0": 24.0}
 
@@ -42,8 +43,14 @@ def folder(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
 
 
 def load(folder: Path, **options: Any) -> Any:
-    return load_charades_sta(
-        folder, "test", num_frames=4, frame_format="raw", cache_dir=folder / "cache", **{"frame_size": 64, **options}
+    return load_rows(
+        "charades-sta",
+        folder,
+        "test",
+        FrameSettings(num_frames=4, frame_size=64),
+        frame_format="raw",
+        cache_dir=folder / "cache",
+        **options,
     )
 
 
@@ -116,9 +123,9 @@ def test_missing_files_are_named(folder: Path) -> None:
         ("train", FileNotFoundError, "no annotations for train in .*; expected charades_sta_train.txt"),
     ):
         with pytest.raises(error, match=message):
-            load_charades_sta(folder, split, cache_dir=folder / "cache")
+            load_rows("charades-sta", folder, split, cache_dir=folder / "cache")
     with pytest.raises(FileNotFoundError, match="no such data folder"):
-        load_charades_sta(folder / "nowhere", "test", cache_dir=folder / "cache")
+        load_rows("charades-sta", folder / "nowhere", "test", cache_dir=folder / "cache")
 
 
 def test_without_the_csv_the_videos_are_asked_once(tmp_path, monkeypatch, write_video):
@@ -138,12 +145,12 @@ def test_without_the_csv_the_videos_are_asked_once(tmp_path, monkeypatch, write_
     lines = ["AAAAA 0.0 1.0##a person sits.", "BBBBB 0.5 1.5##a person stands."]
     (folder / "charades_sta_test.txt").write_text("\n".join(lines))
     options = {"num_frames": 2, "frame_size": 16, "cache_dir": tmp_path / "cache", "timeout_seconds": None}
-    first = load_charades_sta(folder, "test", **options)
+    first = load_rows("charades-sta", folder, "test", **options)
     assert sorted(asked) == ["AAAAA", "BBBBB"]
-    again = load_charades_sta(folder, "test", **options)
+    again = load_rows("charades-sta", folder, "test", **options)
     assert again["duration_seconds"][:] == first["duration_seconds"][:] == [2.0, 2.0]
     assert len(asked) == 2
     assert again.cache_files == first.cache_files
     write_video(folder / "videos" / "BBBBB.mp4", np.arange(0, 3000, 100))
-    assert load_charades_sta(folder, "test", **options)["duration_seconds"][:] == [2.0, 3.0]
+    assert load_rows("charades-sta", folder, "test", **options)["duration_seconds"][:] == [2.0, 3.0]
     assert asked[2:] == ["BBBBB"]

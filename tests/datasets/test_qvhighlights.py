@@ -15,16 +15,17 @@ import datasets
 from hf_frameseg._text import printable
 from hf_frameseg.annotations.schema import AnnotationError
 from hf_frameseg.datasets import qvhighlights
-from hf_frameseg.datasets.qvhighlights import QVHighlights, QVHighlightsConfig, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights, QVHighlightsConfig
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared import builder
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared.frame_columns import check_num_frames
-from hf_frameseg.prepared.one_video import FrameSettings
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.readers import reader_names
 from hf_frameseg.video.sampling import select_frames
+from hf_frameseg.video.settings import FrameSettings
 
 FILE = "highlight_val_release.jsonl"
 
@@ -59,7 +60,7 @@ def load(data_dir, tmp_path):
 
     def call(split="val", **options):
         defaults = {"num_frames": 4, "frame_size": 32, "frame_format": "raw", "cache_dir": tmp_path / "cache"}
-        return load_qvhighlights(data_dir, split, **{**defaults, **options})
+        return load_rows("qvhighlights", data_dir, split, **{**defaults, **options})
 
     return call
 
@@ -107,7 +108,7 @@ def test_feature_types(load):
 
 
 def test_native_size_and_the_papers_number_of_frames_are_the_defaults(load, data_dir, tmp_path):
-    dataset = load_qvhighlights(data_dir, "val", cache_dir=tmp_path / "cache")
+    dataset = load_rows("qvhighlights", data_dir, "val", cache_dir=tmp_path / "cache")
     assert dataset[0]["frame_shape"] == [25, 3, 64, 80, 3]
     assert isinstance(dataset[0]["frames"], list)  # jpeg
 
@@ -131,6 +132,7 @@ def test_two_processes_write_the_same_files(load, tmp_path):
     [
         {"num_frames": 5},
         {"frame_size": 16},
+        {"frame_size": (16, 24)},
         {"frame_format": "jpeg"},
         {"variant_offset_frames": 1},
         {"reader": "pyav"},
@@ -171,7 +173,9 @@ def test_the_cache_folder_tells_what_is_in_it(load):
 
 def test_the_builder_is_a_class_to_use_directly(data_dir, tmp_path, rows, write_annotations):
     write_annotations(data_dir / "highlight_train_release.jsonl", rows[:1])
-    builder = QVHighlights(cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), num_frames=2, frame_size=8)
+    builder = QVHighlights(
+        cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), frames=FrameSettings(num_frames=2, frame_size=8)
+    )
     builder.download_and_prepare()
     prepared = builder.as_dataset()
     assert {name: len(split) for name, split in prepared.items()} == {"train": 1, "val": 5}  # the splits that are there
@@ -258,7 +262,7 @@ def test_text_qids_stay_texts(load, data_dir, annotation, write_annotations):
 def test_splits_with_qids_of_two_kinds_are_not_one_data_set(data_dir, tmp_path, annotation, write_annotations):
     write_annotations(data_dir / "highlight_train_release.jsonl", [annotation(qid="s1", vid="a")])
     with pytest.raises(AnnotationError, match=r"qids of one kind, got \d in val and 's1' in train; .* one by one"):
-        QVHighlights(cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), num_frames=4)
+        QVHighlights(cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), frames=FrameSettings(num_frames=4))
     assert QVHighlightsConfig(data_dir=str(data_dir), splits=("train",)).has_text_qids()
 
 
@@ -317,7 +321,7 @@ def test_missing_folders_and_files_are_named(load, data_dir, tmp_path):
     with pytest.raises(FileNotFoundError, match="no annotations for train"):
         load("train")
     with pytest.raises(FileNotFoundError, match="no such data folder"):
-        load_qvhighlights(tmp_path / "nowhere", "val")
+        load_rows("qvhighlights", tmp_path / "nowhere", "val")
     with pytest.raises(FileNotFoundError, match="no such data folder"):
         QVHighlights(data_dir=str(tmp_path / "nowhere"))
     shutil.rmtree(data_dir / "videos")
@@ -334,8 +338,8 @@ def test_annotation_errors_come_through(load, data_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_frames": 0}, "num_frames to be a whole number of at least 1, got 0"),
-        ({"frame_size": -1}, "frame_size to be a whole number of at least 1"),
+        ({"num_frames": 0}, "num_frames to be a whole number of at least 1 and at most 10000, got 0"),
+        ({"frame_size": -1}, "frame_size to be None, a whole number or .* from 1 to 8192, got -1"),
         ({"frame_format": "png"}, "frame_format to be one of"),
         ({"reader": "ffmpeg"}, "reader to be one of"),
         ({"on_error": "ignore"}, r"on_error to be one of \['raise', 'skip', 'blank'\]"),
@@ -356,12 +360,13 @@ def test_a_data_folder_is_needed():
 
 
 def test_rows_held_in_memory_before_writing_are_bounded():
-    def rows_per_batch(**options):
-        return builder._rows_per_batch(FrameSettings(**options))
+    def rows_per_batch(frame_format="jpeg", **options):
+        return builder._rows_per_batch(FrameSettings(**options), frame_format)
 
     assert rows_per_batch(frame_size=32, frame_format="raw") == 64 * 2**20 // (25 * 3 * 32 * 32 * 3)
     assert rows_per_batch(frame_format="raw") == 1
     assert rows_per_batch(frame_size=1) == 1000
+    assert rows_per_batch("raw", frame_size=(16, 64)) == rows_per_batch("raw", short_side=32)
 
 
 def test_official_annotations_with_stand_in_videos(shared_dir: Path, tmp_path):
@@ -374,7 +379,7 @@ def test_official_annotations_with_stand_in_videos(shared_dir: Path, tmp_path):
         source = shared_dir / "videos" / name
         shutil.copy(source, folder / "videos" / (json.loads(line)["vid"] + source.suffix))
     options = {"frame_size": 32, "cache_dir": tmp_path / "cache", "duration_tolerance_seconds": 150.0}
-    dataset = load_qvhighlights(folder, "val", on_error="skip", **options)
+    dataset = load_rows("qvhighlights", folder, "val", on_error="skip", **options)
     assert dataset["vid"][:] == [json.loads(line)["vid"] for line in lines[:2]]
     (failure,) = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).open()]
     assert failure["vid"] == json.loads(lines[2])["vid"]
@@ -386,7 +391,7 @@ def test_official_annotations_with_stand_in_videos(shared_dir: Path, tmp_path):
     assert middle_times[:2] == pytest.approx([3, 9], abs=0.04)
     assert len(set(middle_times[2:])) == 1
     with pytest.raises(VideoReadError, match="could not be decoded by pyav"):
-        load_qvhighlights(folder, "val", **options)
+        load_rows("qvhighlights", folder, "val", **options)
 
 
 def test_the_seven_videos_give_frames_or_a_reported_failure(shared_dir, tmp_path, annotation, write_annotations):
@@ -396,7 +401,7 @@ def test_the_seven_videos_give_frames_or_a_reported_failure(shared_dir, tmp_path
     rows = [annotation(qid=q, vid=vid, duration=time, **labels) for q, (vid, time) in enumerate(durations.items())]
     write_annotations(tmp_path / FILE, rows)
     options = {"video_dir": str(shared_dir / "videos"), "cache_dir": tmp_path / "cache", "num_frames": 5}
-    dataset = load_qvhighlights(tmp_path, "val", frame_size=32, on_error="skip", **options)
+    dataset = load_rows("qvhighlights", tmp_path, "val", frame_size=32, on_error="skip", **options)
     assert dataset["vid"][:] == [vid for vid in durations if vid != "corrupted"]
     assert all(Sample.of(row).pictures().any() for row in dataset)
     (failure,) = [json.loads(line) for line in next((tmp_path / "cache").rglob("failures.jsonl")).open()]

@@ -342,7 +342,7 @@ REHEARSALS: dict[str, Rehearsal] = {
         _readme,
         shorter={
             "make demo ": "make demo DEMO_ARGS='--max_steps 2 --warmup_steps 0 --num_figures 1' QUERY='a blue square' ",
-            "num_frames=25, frame_size=384": "num_frames=5, frame_size=32",
+            '"QVH", split, frame_size=384': '"QVH", split, num_frames=5, frame_size=32',
             'eval_strategy="epoch"': 'eval_strategy="epoch", num_train_epochs=1',
             "--split test": "--split test --data-dir QVH",
             "--split val": "--split val --data-dir QVH",

@@ -39,11 +39,12 @@ def qvh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qvh_base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_processor: Any) -> Path:
     """A tiny random xGen-MM that is asked about 5 frames."""
     from hf_frameseg.sharing.config import FrameSegmentationConfig
+    from hf_frameseg.video.settings import FrameSettings
 
     folder = tmp_path_factory.mktemp("qvh_base")
     tiny_model.save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
-    FrameSegmentationConfig(num_frames=5, prompt="compact", frame_size=16).save(folder)
+    FrameSegmentationConfig(FrameSettings(num_frames=5, frame_size=16), prompt="compact").save(folder)
     return folder
 
 

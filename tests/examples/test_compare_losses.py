@@ -19,6 +19,7 @@ from hf_frameseg.metrics import HEADLINE_COLUMNS
 from hf_frameseg.objectives import LOSSES
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.video.settings import FrameSettings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -130,7 +131,7 @@ def done(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Done:
 
     monkeypatch.setattr(script, "run", run)
     monkeypatch.setattr(script, "ProcessPoolExecutor", InlinePool)
-    monkeypatch.setattr(script, "load_qvhighlights", lambda *args, **kwargs: [])
+    monkeypatch.setattr(script, "load_rows", lambda *args, **kwargs: [])
     return ran
 
 
@@ -235,7 +236,7 @@ def test_one_real_step(script: ModuleType, tiny_model: Any, tiny_processor: Any,
     base = tmp_path / "base"
     tiny_model.save_pretrained(base)
     tiny_processor.save_pretrained(base)
-    FrameSegmentationConfig(num_frames=5, prompt="compact", frame_size=16).save(base)
+    FrameSegmentationConfig(FrameSettings(num_frames=5, frame_size=16), prompt="compact").save(base)
     variant = "mix, prefix corruption (default)"
     options = {"data_dir": data, "output_dir": tmp_path / "runs", "model_name_or_path": base, "max_steps": 1}
     options |= {"batch_size": 2, "workers": 1, "seeds": 3, "variants": variant}

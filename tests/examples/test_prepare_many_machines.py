@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datasets import load_dataset
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.datasets.synthetic import write_dataset
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "prepare_many_machines.py"
@@ -48,7 +48,7 @@ def run(script: ModuleType, data: Path, tmp_path: Path) -> Callable[..., None]:
 
 def dataset_bytes(data: Path, cache: Path) -> bytes:
     """Return the file of the data set in a cache, made by one process if it is not there."""
-    dataset = load_qvhighlights(data, "train", num_frames=5, frame_size=16, cache_dir=cache)
+    dataset = load_rows("qvhighlights", data, "train", num_frames=5, frame_size=16, cache_dir=cache)
     return b"".join(Path(file["filename"]).read_bytes() for file in dataset.cache_files)
 
 
@@ -60,7 +60,7 @@ def test_two_workers_make_the_data_set_of_one_machine(
     assert list((tmp_path / "shared").rglob("*.part")) == []
     assert dataset_bytes(data, tmp_path / "shared") == dataset_bytes(data, tmp_path / "alone")
     shards = load_dataset(str(tmp_path / "shards"), split="train", cache_dir=str(tmp_path / "cache"))
-    alone = load_qvhighlights(data, "train", num_frames=5, frame_size=16, cache_dir=tmp_path / "alone")
+    alone = load_rows("qvhighlights", data, "train", num_frames=5, frame_size=16, cache_dir=tmp_path / "alone")
     assert shards.features == alone.features
     assert list(shards) == list(alone)
 

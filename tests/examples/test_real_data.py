@@ -21,13 +21,14 @@ import torch
 from safetensors.torch import load_file
 
 from hf_frameseg.annotations.qvhighlights import read_annotations
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared.failures import FAILURES_FILE
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.settings import FrameSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 NUM_FRAMES = 5
@@ -93,8 +94,8 @@ def run(script: ModuleType, base: Path, data: Path, folder: Path, *more: str) ->
 @pytest.fixture
 def tolerant(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept videos that are shorter than annotated by any length."""
-    load = functools.partial(load_qvhighlights, duration_tolerance_seconds=150.0)
-    monkeypatch.setattr(script, "load_qvhighlights", load)
+    load = functools.partial(load_rows, duration_tolerance_seconds=150.0)
+    monkeypatch.setattr(script, "load_rows", load)
 
 
 def readable(rows: dict[str, list[dict[str, Any]]], split: str) -> list[dict[str, Any]]:
@@ -112,7 +113,7 @@ def xgenmm_base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_
     folder = tmp_path_factory.mktemp("xgenmm")
     tiny_model.save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
-    FrameSegmentationConfig(num_frames=NUM_FRAMES, prompt="paper", frame_size=16).save(folder)
+    FrameSegmentationConfig(FrameSettings(num_frames=NUM_FRAMES, frame_size=16), prompt="paper").save(folder)
     return folder
 
 
@@ -187,8 +188,8 @@ def test_another_model_of_transformers_learns_with_an_adapter(
     assert any("multi_modal_projector" in name for name in weights)
 
     retriever = MomentRetriever.from_pretrained(tmp_path / "run" / "model")
-    asked = {"prompt": "compact", "frame_size": 16, "base_model": str(llava_base), "dtype": "float32"}
-    assert retriever.config == FrameSegmentationConfig(NUM_FRAMES, **asked)
+    asked = {"prompt": "compact", "base_model": str(llava_base), "dtype": "float32"}
+    assert retriever.config == FrameSegmentationConfig(FrameSettings(num_frames=NUM_FRAMES, frame_size=16), **asked)
     submission = (tmp_path / "run" / "hl_val_submission.jsonl").read_text("utf-8").splitlines()
     row, submitted = readable(rows, "val")[1], json.loads(submission[1])
     (path,) = (data / "videos").glob(f"{row['vid']}.*")

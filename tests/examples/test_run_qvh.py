@@ -240,7 +240,7 @@ def test_videos_that_cannot_be_read_are_scored_but_teach_nothing(
         + [f"--cache_dir={tmp_path}/cache", "--use_cpu=true", "--frame_size=16"]
     )
     task = qvh.task_config(model_args, data_args, training_args)
-    train, evaluation = qvh.load_rows(data_args, task, training_args)
+    train, evaluation = qvh.read_splits(data_args, task, training_args)
     assert train["qid"][:] == [qid for qid in lost["train"][0] if qid not in lost["train"][1]] != []
     assert evaluation["qid"][:] == lost["val"][0]
     assert [row["qid"] for row in evaluation if row["frames_missing"]] == lost["val"][1]

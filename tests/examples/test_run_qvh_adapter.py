@@ -15,6 +15,7 @@ import torch
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.sharing.adapter_folder import load_adapter
 from hf_frameseg.sharing.config import FrameSegmentationConfig
+from hf_frameseg.video.settings import FrameSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 
@@ -37,7 +38,7 @@ def run(tmp_path: Path, tiny_model: Any, tiny_processor: Any, monkeypatch: pytes
     )
     tiny_model.save_pretrained(tmp_path / "base")
     tiny_processor.save_pretrained(tmp_path / "base")
-    FrameSegmentationConfig(num_frames=5, prompt="compact", frame_size=16).save(tmp_path / "base")
+    FrameSegmentationConfig(FrameSettings(num_frames=5, frame_size=16), prompt="compact").save(tmp_path / "base")
 
     def call(output: str, steps: int, *more: str) -> Any:
         options = {

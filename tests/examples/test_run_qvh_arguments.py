@@ -27,7 +27,7 @@ def refused(
     def read_videos(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("videos were read")
 
-    monkeypatch.setattr(qvh, "load_qvhighlights", read_videos)
+    monkeypatch.setattr(qvh, "load_rows", read_videos)
 
     def call(*more: str) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -194,12 +194,12 @@ def test_queries_that_cannot_be_shuffled_are_found_before_the_training(
 def test_nothing_to_learn_from_is_one_line(
     qvh: ModuleType, qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = qvh.load_qvhighlights
+    load = qvh.load_rows
 
-    def without_pictures(folder: Any, split: str, **options: Any) -> Any:
-        return load(folder, split, **options).map(lambda row: {"frames_missing": split == "train"})
+    def without_pictures(dataset: Any, folder: Any, split: str, **options: Any) -> Any:
+        return load(dataset, folder, split, **options).map(lambda row: {"frames_missing": split == "train"})
 
-    monkeypatch.setattr(qvh, "load_qvhighlights", without_pictures)
+    monkeypatch.setattr(qvh, "load_rows", without_pictures)
     with pytest.raises(SystemExit, match="there is nothing to learn from: no training video of"):
         qvh_run(tmp_path / "out", "--on_error=blank")
 

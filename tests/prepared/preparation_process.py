@@ -2,7 +2,7 @@
 
     python preparation_process.py OPTIONS.json
 
-Options: those of `load_qvhighlights`, and `stop_at`: null, "part:N" (N parts are written), "row:N" (N rows went to the
+Options: those of `load_rows`, and `stop_at`: null, "part:N" (N parts are written), "row:N" (N rows went to the
 writer) or "renamed" (the data set is complete, its parts are still there). `marker` is written when that moment comes.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.prepared import builder
 from hf_frameseg.prepared.parts import Parts
 
@@ -49,7 +50,7 @@ def main(options: dict[str, Any]) -> None:
         )
     elif kind == "renamed":
         Parts.delete = lambda *args: stop(marker)
-    dataset = load_qvhighlights(split="val", **options)
+    dataset = load_rows("qvhighlights", split="val", **options)
     marker.write_text(json.dumps(dataset["qid"][:]))
 
 

@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 
 from hf_frameseg.cli import main
-from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared import manifest
 from hf_frameseg.prepared.cache import DamagedCacheError
 from hf_frameseg.prepared.failures import FAILURES_FILE
 from hf_frameseg.prepared.manifest import MANIFEST_FILE, check_prepared, find_damage
 from hf_frameseg.shards.shares import decode_share
+from hf_frameseg.video.settings import FrameSettings
 
 FILE = "highlight_val_release.jsonl"
-OPTIONS: dict[str, Any] = {"num_frames": 3, "frame_size": 16, "frame_format": "raw", "timeout_seconds": None}
+FRAMES = FrameSettings(num_frames=3, frame_size=16, timeout_seconds=None)
+OPTIONS: dict[str, Any] = {"frames": FRAMES, "frame_format": "raw"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def source(tmp_path_factory, write_video):
 def pristine(source, tmp_path_factory):
     """A finished cache."""
     cache = tmp_path_factory.mktemp("pristine") / "cache"
-    load_qvhighlights(source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
+    load_rows("qvhighlights", source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
     return cache
 
 
@@ -140,7 +143,7 @@ def test_what_is_cut_or_gone_is_seen_when_it_is_opened_and_made_again(damage, ca
     SEEN_WHEN_OPENED[damage](folder)
     states = list(check_prepared(cache))
     assert [state.folder for state in states if state.damage] == ([folder] if folder.is_dir() else [])
-    dataset = load_qvhighlights(source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
+    dataset = load_rows("qvhighlights", source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
     (line,) = [line for line in caplog.messages if "is damaged" in line]
     assert line.startswith(f"the prepared data in {folder} is damaged (")
     assert line.endswith("); it is prepared again")
@@ -220,7 +223,7 @@ def test_rows_that_cannot_be_opened_are_made_again(cache, source, pristine, capl
         DamagedCacheError, match=r"^the prepared data in .* is damaged \(.*prepare it again with the sam"
     ):
         builder.as_dataset("val")
-    load_qvhighlights(source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
+    load_rows("qvhighlights", source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
     assert "it is prepared again" in caplog.text
     after = contents(folder)
     assert {name: after[name] for name in before} == before
@@ -261,14 +264,14 @@ def test_large_files_are_not_read_when_a_cache_is_opened(cache, source, monkeypa
     original = manifest._sha256
     monkeypatch.setattr(manifest, "_SMALL_BYTES", arrow(prepared(cache)).stat().st_size - 1)
     monkeypatch.setattr(manifest, "_sha256", lambda path, **kwargs: read.append(path.name) or original(path, **kwargs))
-    load_qvhighlights(source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
+    load_rows("qvhighlights", source, "val", cache_dir=cache, on_error="skip", **OPTIONS)
     assert set(read) == {INFO, FAILURES_FILE}
 
 
 @pytest.mark.parametrize("place", ["/proc", "/proc/self", "/proc/nothing/there", "/dev/null", "/dev/null/x", "/sys"])
 def test_where_nothing_can_be_written_is_said_at_once(source, place):
     with pytest.raises(OSError, match=r"^cannot write to the cache /.*pass another cache_dir") as caught:
-        load_qvhighlights(source, "val", cache_dir=place, on_error="skip", **OPTIONS)
+        load_rows("qvhighlights", source, "val", cache_dir=place, on_error="skip", **OPTIONS)
     assert "\n" not in str(caught.value)
 
 
@@ -291,7 +294,7 @@ def stop(monkeypatch):
 @pytest.fixture
 def load(source, tmp_path):
     def call(**options):
-        return load_qvhighlights(source, "val", cache_dir=tmp_path / "cache", **OPTIONS, **options)
+        return load_rows("qvhighlights", source, "val", cache_dir=tmp_path / "cache", **OPTIONS, **options)
 
     return call
 
@@ -359,9 +362,9 @@ def test_a_finished_preparation_deletes_its_own_parts_only(source, load, stop, t
     (other).mkdir()
     (other / FILE).write_text("".join((source / FILE).read_text().splitlines(keepends=True)[:2]))
     options = {"cache_dir": tmp_path / "cache", "video_dir": str(source / "videos"), **OPTIONS}
-    stop(lambda **kwargs: load_qvhighlights(other, "val", **options, **kwargs))
+    stop(lambda **kwargs: load_rows("qvhighlights", other, "val", **options, **kwargs))
     (other / FILE).write_text("".join((source / FILE).read_text().splitlines(keepends=True)[1:3]))
-    load_qvhighlights(other, "val", **options)
+    load_rows("qvhighlights", other, "val", **options)
     assert len(parts(tmp_path)) == 1  # v0 is the stopped one's alone
 
 

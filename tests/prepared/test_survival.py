@@ -21,13 +21,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared.cache import CacheError
 from hf_frameseg.prepared.failures import FAILURES_FILE
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.settings import FrameSettings
 
 FILE = "highlight_val_release.jsonl"
 SCRIPT = Path(__file__).with_name("preparation_process.py")
@@ -185,7 +187,7 @@ def test_two_preparations_at_once_do_the_work_once(start, tmp_path):
 def load(data_dir, tmp_path):
     def call(cache_dir=tmp_path / "cache", **options):
         choices = {"num_frames": 3, "frame_size": 16, "frame_format": "raw", "cache_dir": cache_dir, **options}
-        return load_qvhighlights(data_dir, "val", **choices)
+        return load_rows("qvhighlights", data_dir, "val", **choices)
 
     return call
 
@@ -405,8 +407,8 @@ def test_a_cache_may_be_called_anything(load, tmp_path, name):
 def test_relative_folders(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"num_frames": 3, "frame_size": 16, "num_proc": 2}
-    relative = load_qvhighlights("data", "val", cache_dir="here", **options)
-    absolute = load_qvhighlights(data_dir, "val", cache_dir=tmp_path / "here", **options)
+    relative = load_rows("qvhighlights", "data", "val", cache_dir="here", **options)
+    absolute = load_rows("qvhighlights", data_dir, "val", cache_dir=tmp_path / "here", **options)
     assert relative.cache_files == absolute.cache_files
     assert not list(tmp_path.rglob("*.parts"))
 
@@ -463,7 +465,7 @@ def read(index, positions):
 
 
 def test_rows_can_be_streamed_without_a_cache(data_dir, tmp_path, decoded):
-    options = {"num_frames": 3, "frame_size": 16, "splits": ("val",), "on_error": "skip"}
+    options = {"frames": FrameSettings(num_frames=3, frame_size=16), "splits": ("val",), "on_error": "skip"}
     no_video(data_dir, "v2")
     builder = QVHighlights(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), **options)
     rows = list(builder.as_streaming_dataset("val"))
@@ -474,7 +476,9 @@ def test_rows_can_be_streamed_without_a_cache(data_dir, tmp_path, decoded):
 
 def test_a_video_of_two_splits_is_decoded_once(data_dir, tmp_path, decoded):
     shutil.copy(data_dir / FILE, data_dir / "highlight_train_release.jsonl")
-    builder = QVHighlights(data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), num_frames=3, frame_size=16)
+    builder = QVHighlights(
+        data_dir=str(data_dir), cache_dir=str(tmp_path / "cache"), frames=FrameSettings(num_frames=3, frame_size=16)
+    )
     builder.download_and_prepare()
     assert decoded == VIDS
     assert {name: len(split) for name, split in builder.as_dataset().items()} == {"train": 8, "val": 8}

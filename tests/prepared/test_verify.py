@@ -12,6 +12,7 @@ from hf_frameseg.datasets.qvhighlights import QVHighlightsConfig
 from hf_frameseg.prepared.config import FrameDatasetConfig
 from hf_frameseg.prepared.verify import VideoProblem, verify_videos
 from hf_frameseg.video import readers
+from hf_frameseg.video.settings import FrameSettings
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,14 @@ def test_nothing_is_decoded(data_dir, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(readers, "READERS", dict.fromkeys(readers.READERS, refuse))
-    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("train",), timeout_seconds=None)
+    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("train",), frames=FrameSettings(timeout_seconds=None))
     assert [problem.vid for problem in verify_videos(config).problems] == ["gone"]
 
 
 def test_the_tolerance_can_be_chosen(data_dir):
-    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("val",), duration_tolerance_seconds=1.0)
+    config = QVHighlightsConfig(
+        data_dir=str(data_dir), splits=("val",), frames=FrameSettings(duration_tolerance_seconds=1.0)
+    )
     assert [problem.vid for problem in verify_videos(config).problems if problem.problem == "duration"] == [
         "short",
         "long",
@@ -114,7 +117,7 @@ def test_asking_files_how_long_they_are_is_limited_in_time(data_dir, monkeypatch
         return 10.0
 
     monkeypatch.setattr("hf_frameseg.prepared.config.probe_duration", probe)
-    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("val",), timeout_seconds=7.0)
+    config = QVHighlightsConfig(data_dir=str(data_dir), splits=("val",), frames=FrameSettings(timeout_seconds=7.0))
     assert config.file_durations(["fine"]) == {"fine": 10.0}
     assert asked == [7.0]
 

@@ -42,7 +42,7 @@ def test_evaluation_and_retriever_read_out_by_name(
     assert "eval_mAP" in trainer.evaluate(rows)
     assert not np.allclose(make_trainer().predict(rows).predictions[1], frame_logits)
 
-    FrameSegmentationConfig(num_frames=NUM_FRAMES, prompt="compact", readout=named).save(tmp_path)
+    FrameSegmentationConfig().changed(num_frames=NUM_FRAMES, prompt="compact", readout=named).save(tmp_path)
     config = FrameSegmentationConfig.load(tmp_path)
     assert f'"readout": "{named}"' in model_card(config)
     retriever = MomentRetriever(trainer.model, tiny_processor, config)

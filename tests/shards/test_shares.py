@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from hf_frameseg.datasets.qvhighlights import QVHighlights, load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.shards.shares import AssembleShares, DecodeShare, decode_share, is_prepared, task_folder
 from hf_frameseg.shards.stream import FrameStream, find_shards
 from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.settings import FrameSettings
 
-OPTIONS = {"num_frames": 5, "frame_size": 16}
+OPTIONS = {"frames": FrameSettings(num_frames=5, frame_size=16)}
 NUM_VIDEOS = 5
 
 
@@ -43,7 +45,7 @@ def builder(data: Path, tmp_path: Path) -> Callable[..., QVHighlights]:
 
 
 def load(data: Path, cache: Path, **options: Any) -> Any:
-    return load_qvhighlights(data, "train", cache_dir=cache, **{**OPTIONS, **options})
+    return load_rows("qvhighlights", data, "train", cache_dir=cache, **{**OPTIONS, **options})
 
 
 def digest(dataset: Any) -> str:
@@ -89,6 +91,7 @@ def test_a_killed_share_goes_on(builder: Callable[..., QVHighlights], data: Path
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(*args)\n"
         "Parts.write = killed\n"
+        "from hf_frameseg.video.settings import FrameSettings\n"
         f"options = dict({OPTIONS!r}, data_dir=sys.argv[1], splits=('train',))\n"
         "decode_share(QVHighlights(cache_dir=sys.argv[2], **options), 0, 1)\n"
     )

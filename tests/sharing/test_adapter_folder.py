@@ -34,11 +34,14 @@ from hf_frameseg.sharing.loading import load_base, load_pretrained
 from hf_frameseg.sharing.model_card import model_card
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
+from hf_frameseg.video.settings import FrameSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # with importlib mode a test cannot import its neighbour otherwise
 from hub_server import TOKEN, Hub, serve  # noqa: E402
 
-CONFIG = FrameSegmentationConfig(num_frames=5, prompt="compact", label_rule="saliency>0.5", num_beams=3, frame_size=32)
+CONFIG = FrameSegmentationConfig(
+    FrameSettings(num_frames=5, frame_size=32), prompt="compact", label_rule="saliency>0.5", num_beams=3
+)
 LABELS = BinaryLabels(zero_id=48, one_id=49, end_ids=(259,))
 
 
@@ -134,7 +137,7 @@ def test_saved_pissa_gives_the_same_logits_on_a_new_base(trained: Any, save: Any
     assert (logits(model, trained.batch) - expected).abs().max() < 1e-4
     # the training is in it: the base alone, and the base with the untrained adapter, answer otherwise
     assert (logits(load_base(base), trained.batch) - expected).abs().max() > 1e-2
-    assert config == FrameSegmentationConfig(**{**vars(CONFIG), "base_model": str(base), "dtype": "float32"})
+    assert config == CONFIG.changed(base_model=str(base), dtype="float32")
     assert processor.num_image_tokens == 2
     assert not model.training
     written = json.loads((folder / "adapter_config.json").read_text())

@@ -29,11 +29,12 @@ from hf_frameseg.sharing import loading
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.sharing.loading import UnusableModelError, load_base, load_pretrained, load_processor
 from hf_frameseg.sharing.trial import try_out
+from hf_frameseg.video.settings import FrameSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # with importlib mode a test cannot import its neighbour otherwise
 from model_mutations import Pickle, outcomes, run_apart  # noqa: E402
 
-CONFIG = FrameSegmentationConfig(num_frames=3, prompt="compact", frame_size=16)
+CONFIG = FrameSegmentationConfig(FrameSettings(num_frames=3, frame_size=16), prompt="compact")
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +272,15 @@ def test_a_whole_model_must_have_its_weights_and_no_others(
         ("processor_config.json", {"image_processor": 3}, "."),
         ("tokenizer_config.json", {"added_tokens_decoder": 3}, "."),
         ("generation_config.json", {"eos_token_id": {"a": 1}, "num_beams": [3]}, "."),
-        ("frameseg_config.json", {"num_frames": "many"}, "num_frames"),
+        ("frameseg_config.json", {"frames": {"num_frames": "many"}}, "num_frames"),
+        ("frameseg_config.json", {"frames": {"grid_kind": "x" * 10_000}}, "grid_kind to be one of"),
+        ("frameseg_config.json", {"frames": {"grid_phase": 10**30}}, "grid_phase above -0.5 and below 0.5"),
+        ("frameseg_config.json", {"frames": {"frame_size": [10**9, 1]}}, "frame_size to be None"),
+        ("frameseg_config.json", {"frames": {"short_side": [32]}}, "short_side to be None"),
+        ("frameseg_config.json", {"frames": {"variant_offset_frames": {}}}, "variant_offset_frames to be a whole"),
+        ("frameseg_config.json", {"frames": {"variant_offset_seconds": "1"}}, "variant_offset_seconds to be a number"),
+        ("frameseg_config.json", {"frames": {"reader": "os:abort"}}, "frames to hold some of"),
+        ("frameseg_config.json", {"frames": ["num_frames"]}, "frames to hold some of"),
     ],
 )
 def test_broken_configurations_are_one_line(

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.moments import FrameGrid
-from hf_frameseg.prepared.one_video import FrameSettings, prepare_video
+from hf_frameseg.prepared.one_video import prepare_video
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.index import index_video
 from hf_frameseg.video.read import probe_duration, read_frames
 from hf_frameseg.video.readers import load_reader
+from hf_frameseg.video.settings import FrameSettings
 
 
 @pytest.fixture
@@ -132,9 +133,9 @@ def test_times_count_from_the_earliest_stream(faults, reader):
 
 
 def test_pixels_are_made_square(faults, reader):
-    settings = {"num_frames": 2, "frame_format": "raw", "reader": reader}
+    settings = {"num_frames": 2, "reader": reader}
     shapes = [
-        prepare_video(faults / "dvd.mp4", 6.0, FrameSettings(**settings, **size))["frame_shape"][2:4]
+        prepare_video(faults / "dvd.mp4", 6.0, FrameSettings(**settings, **size), "raw")["frame_shape"][2:4]
         for size in ({"short_side": 96}, {}, {"frame_size": 64})
     ]
     assert shapes == [[96, 171], [480, 853], [64, 64]]
@@ -168,8 +169,8 @@ def test_the_share_of_kept_damage_is_in_the_report(faults, tmp_path, annotation,
     write_annotations(tmp_path / "highlight_val_release.jsonl", rows)
     options = {"frame_size": 32, "video_dir": str(faults), "cache_dir": tmp_path / "cache", "num_proc": num_proc}
     with pytest.raises(VideoReadError, match=r"4 of 75 pictures \(5%\) are damaged"):
-        load_qvhighlights(tmp_path, "val", **options)
-    dataset = load_qvhighlights(tmp_path, "val", damaged="keep", **options)
+        load_rows("qvhighlights", tmp_path, "val", **options)
+    dataset = load_rows("qvhighlights", tmp_path, "val", damaged="keep", **options)
     assert dataset["vid"][:] == ["damaged", "good"]
     assert "damaged_share" not in dataset.column_names
     assert "videos with damaged pictures, which were kept: 1; see " in caplog.text

@@ -61,7 +61,7 @@ class FrameSegmentationCollator:
     Example:
         A loader of training batches; `labels` comes from `BinaryLabels.from_tokenizer(processor.tokenizer)`::
 
-            rows = load_qvhighlights(data_dir, "train", num_frames=25)
+            rows = load_rows("qvhighlights", data_dir, "train", num_frames=25)
             collator = FrameSegmentationCollator(processor=processor, labels=labels, prefix_corruption=0.3)
             loader = DataLoader(rows, batch_size=4, shuffle=True, collate_fn=collator)
     """

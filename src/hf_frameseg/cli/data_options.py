@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._files import refuse_to_overwrite
+from hf_frameseg.datasets.load import DATASETS, builder_of
 
 if TYPE_CHECKING:
     from hf_frameseg.prepared.builder import FrameDatasetBuilder
-
-DATASETS = {
-    "qvhighlights": ("qvhighlights", "QVHighlights"),
-    "charades-sta": ("charades_sta", "CharadesSTA"),
-    "activitynet": ("activitynet", "ActivityNet"),
-}
-"""Name -> module in `hf_frameseg.datasets`, and its builder."""
 
 
 def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -50,7 +43,10 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
     )
     group.add_argument("--clip-seconds", metavar="S", type=float, help="with it: length of a rated clip (default: 2)")
     group.add_argument(
-        "--dataset", choices=sorted(DATASETS), default="qvhighlights", help="its format (default: %(default)s)"
+        "--dataset",
+        choices=sorted(DATASETS.keys() - {"table"}),
+        default="qvhighlights",
+        help="its format (default: %(default)s)",
     )
     group.add_argument("--split", metavar="NAME", nargs="+", help="splits (default: those whose annotations are there)")
     group.add_argument(
@@ -92,8 +88,7 @@ def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
     Returns:
         The class.
     """
-    module, name = ("moment_table", "MomentTable") if options.table is not None else DATASETS[options.dataset]
-    return getattr(import_module(f"hf_frameseg.datasets.{module}"), name)
+    return builder_of("table" if options.table is not None else options.dataset)
 
 
 def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -122,7 +117,7 @@ def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
     elif options.dataset != "qvhighlights" or options.download:
         raise ValueError("--table is read by its content; leave out --dataset and --download")
     else:
-        fields["table"] = str(options.table)
+        fields["data_dir"] = str(options.table)
     if options.video_dir is not None:
         fields["video_dir"] = str(options.video_dir)
     fields |= {name: True for name in ("allow_links", "download") if getattr(options, name)}

@@ -12,15 +12,12 @@ Every sentence is a query with one window. There are no public test annotations;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import datasets
 from hf_frameseg.annotations.activitynet import ACTIVITYNET_FILES, read_activitynet
 from hf_frameseg.annotations.files import split_file, splits_there
-from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
+from hf_frameseg.prepared.builder import FrameDatasetBuilder
 from hf_frameseg.prepared.config import FrameDatasetConfig
-from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
 
 
 @dataclass
@@ -46,47 +43,3 @@ class ActivityNet(FrameDatasetBuilder):
     """Decode the videos of ActivityNet Captions into rows; used like `QVHighlights`."""
 
     BUILDER_CONFIG_CLASS = ActivityNetConfig
-
-
-def load_activitynet(
-    data_dir: str | Path,
-    split: str,
-    num_frames: int = DEFAULT_NUM_FRAMES,
-    frame_size: int | None = None,
-    frame_format: str = "jpeg",
-    cache_dir: str | Path | None = None,
-    num_proc: int | None = None,
-    **options: Any,
-) -> datasets.Dataset:
-    """Load one split of ActivityNet Captions, decoding its videos the first time only.
-
-    Args:
-        data_dir: Folder with the files listed at the top of this module.
-        split: "train", "val" (`val_1.json`) or "test" (`val_2.json`).
-        num_frames: Frames F per video.
-        frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
-        frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
-        cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
-        num_proc: Processes that decode.
-        **options: Other fields of `ActivityNetConfig`, such as video_dir, on_error or on_bad_window.
-
-    Returns:
-        A data set with the columns listed in `hf_frameseg.prepared.builder`, in the order of the annotation file.
-        `saliency_source` is "window": the ratings are made up, and highlight scores mean nothing.
-
-    Raises:
-        FileNotFoundError: If the folder, the annotations or (with `on_error="raise"`) a video is not there.
-        AnnotationError: If an annotation is wrong; the message names file, video and sentence.
-        VideoReadError: If (with `on_error="raise"`) a video cannot be read.
-        ValueError: If an argument is out of range.
-    """
-    builder = ActivityNet(
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        data_dir=str(data_dir),
-        splits=(split,),
-        num_frames=num_frames,
-        frame_size=frame_size,
-        frame_format=frame_format,
-        **options,
-    )
-    return load_split(builder, split, num_proc)

@@ -1,7 +1,7 @@
 """QVHighlights, or any folder of its shape, as a `datasets` data set of cached frames.
 
-`load_qvhighlights(data_dir, "train")` decodes every video once, for all its queries, and keeps the result; how, and the
-columns of a row, is described in `hf_frameseg.prepared.builder`.
+`load_rows("qvhighlights", data_dir, "train")` decodes every video once, for all its queries, and keeps
+the result; how, and the columns of a row, is described in `hf_frameseg.prepared.builder`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from hf_frameseg.annotations.download import fetch_annotations
 from hf_frameseg.annotations.files import split_file, splits_there
 from hf_frameseg.annotations.qvhighlights import QVHIGHLIGHTS_FILES, read_annotations
-from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
+from hf_frameseg.prepared.builder import FrameDatasetBuilder
 from hf_frameseg.prepared.config import FrameDatasetConfig
-from hf_frameseg.video.read import DEFAULT_NUM_FRAMES
 
 
 @dataclass
@@ -68,49 +66,3 @@ class QVHighlights(FrameDatasetBuilder):
     """
 
     BUILDER_CONFIG_CLASS = QVHighlightsConfig
-
-
-def load_qvhighlights(
-    data_dir: str | Path,
-    split: str,
-    num_frames: int = DEFAULT_NUM_FRAMES,
-    frame_size: int | None = None,
-    frame_format: str = "jpeg",
-    cache_dir: str | Path | None = None,
-    num_proc: int | None = None,
-    **options: Any,
-) -> datasets.Dataset:
-    """Load one split, decoding its videos the first time only.
-
-    Args:
-        data_dir: Folder with `highlight_<split>_release.jsonl` and `videos/<vid>.mp4` (.mkv .webm .avi .mov), also in
-            folders inside `videos`.
-        split: "train", "val" or "test".
-        num_frames: Frames F per video.
-        frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
-        frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
-        cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
-        num_proc: Processes that decode; the result does not depend on it.
-        **options: Other fields of `QVHighlightsConfig`, such as video_dir (a folder, or a tar archive), on_error or
-            download.
-
-    Returns:
-        A data set with the columns listed in `hf_frameseg.prepared.builder`, in the order of the annotation file.
-
-    Raises:
-        FileNotFoundError: If the folder, the annotations or (with `on_error="raise"`) a video is not there.
-        CacheError: If the cache cannot be written.
-        AnnotationError: If an annotation is wrong; the message names file and line.
-        VideoReadError: If (with `on_error="raise"`) a video cannot be read.
-        ValueError: If an argument is out of range.
-    """
-    builder = QVHighlights(
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        data_dir=str(data_dir),
-        splits=(split,),
-        num_frames=num_frames,
-        frame_size=frame_size,
-        frame_format=frame_format,
-        **options,
-    )
-    return load_split(builder, split, num_proc)

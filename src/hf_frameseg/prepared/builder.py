@@ -57,10 +57,11 @@ from hf_frameseg.prepared.config import FrameDatasetConfig, digest
 from hf_frameseg.prepared.failures import FAILURES_FILE, Failure, failure_line, read_failures, write_failures
 from hf_frameseg.prepared.jobs import VideoJob, prepare_columns, run_jobs
 from hf_frameseg.prepared.manifest import find_damage, write_manifest
-from hf_frameseg.prepared.one_video import FrameSettings, blank_columns
+from hf_frameseg.prepared.one_video import blank_columns
 from hf_frameseg.prepared.parts import Parts
 from hf_frameseg.targets import ANNOTATED_SALIENCY
 from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.settings import FrameSettings
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         if self._is_complete():
             self.info = self._load_info()
         if writer_batch_size is None:
-            self._writer_batch_size = _rows_per_batch(self.config.frame_settings())
+            self._writer_batch_size = _rows_per_batch(self.config.frames, self.config.frame_format)
         self._jobs: dict[Video, VideoJob] | None = None
         self._failures: dict[Video, Failure] = {}
         self._damaged: dict[Video, float] = {}  # share of damaged pictures that were kept
@@ -218,6 +219,41 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
                 f"the prepared data in {self._place} is damaged ({damage}); prepare it again with the same choices"
             ) from error
 
+    def load(self, split: str, num_proc: int | None = None, *, check: bool = False) -> datasets.Dataset:
+        """Prepare a split, unless it is in the cache, and open it. What is damaged in the cache is prepared again.
+
+        Args:
+            split: Name of the split.
+            num_proc: Processes that decode.
+            check: Compare all that is in the cache with its checksums; else sizes, which show no flipped bit.
+
+        Returns:
+            A data set with the columns listed at the top of this module.
+
+        Raises:
+            CacheError: If the cache cannot be written.
+            FileNotFoundError: If (with `on_error="raise"`) a video is not there.
+            VideoReadError: If (with `on_error="raise"`) a video cannot be read.
+        """
+        (self.repair if check else self.download_and_prepare)(num_proc=num_proc)
+        try:
+            dataset = self.as_dataset(split)
+        except DamagedCacheError:
+            self.repair(num_proc=num_proc)
+            dataset = self.as_dataset(split)
+        report = Path(self.cache_dir) / FAILURES_FILE
+        lines = read_failures(report)
+        if kept := [line for line in lines if "damaged_share" in line]:
+            logger.warning("videos with damaged pictures, which were kept: %d; see %s", len(kept), printable(report))
+        if failures := [line for line in lines if "damaged_share" not in line]:
+            queries = sum(failure["queries"] for failure in failures)
+            what = "have black frames" if self.config.on_error == "blank" else "were left out"
+            logger.warning(
+                "missing or unreadable videos: %d (%d queries), which %s; see %s",
+                *(len(failures), queries, what, printable(report)),
+            )
+        return dataset
+
     def _is_complete(self) -> bool:
         """Tell whether the data set is in the cache, and as large as it should be."""
         return os.path.lexists(self._place) and find_damage(self._place) is None
@@ -257,7 +293,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the rows of a split in the order of its annotations."""
-        grid = {"grid_kind": self.config.grid_kind, "grid_phase": float(self.config.grid_phase)}
+        grid = {"grid_kind": self.config.frames.grid_kind, "grid_phase": float(self.config.frames.grid_phase)}
         video, columns = None, None
         for row in self.config.annotations(split):
             if video != _video(row):
@@ -271,26 +307,28 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
 
     def _columns(self, video: Video) -> dict[str, Any] | None:
         """Return the columns of a video; None if its rows are left out."""
-        jobs, settings = self.plan(), self.config.frame_settings()
+        jobs, config = self.plan(), self.config
         if video not in self._failures:
             columns = self.parts().read(jobs[video].key)
             if columns is not None:
                 return self._without_notes(video, columns)
             # Rows are streamed without a cache, or the part was damaged.
-            columns = prepare_columns(jobs[video], settings, self.parts().scratch)
+            columns = prepare_columns(jobs[video], self.parts().scratch)
             if not isinstance(columns, Failure):
                 return self._without_notes(video, columns)
             self._failures[video] = columns
-        if self.config.on_error == "raise":
+        if config.on_error == "raise":
             raise VideoReadError(printable(f"video {video[0]}: {self._failures[video].error}; {_HINT}"))
-        return blank_columns(video[1], settings) if self.config.on_error == "blank" else None
+        return blank_columns(video[1], config.frames, config.frame_format) if config.on_error == "blank" else None
 
     def _without_notes(self, video: Video, columns: dict[str, Any]) -> dict[str, Any]:
         """Note how long the file of a video is, and how much of it is damaged, which are no columns of a row."""
         if share := columns.pop("damaged_share", None):
             self._damaged[video] = share
         length = columns.pop("file_seconds", None)  # None: of a part that an earlier version left
-        if length is not None and length > max(video[1] + self.config.duration_tolerance_seconds, video[1] * _MUCH):
+        if length is not None and length > max(
+            video[1] + self.config.frames.duration_tolerance_seconds, video[1] * _MUCH
+        ):
             self._longer[video] = length
         return columns
 
@@ -319,9 +357,9 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             videos = dict.fromkeys(_video(row) for split in splits for row in self.config.annotations(split))
             found, missing = self.config.videos().locate(dict.fromkeys(vid for vid, _ in videos))
             self._failures = {video: Failure(missing[video[0]]) for video in videos if video[0] in missing}
-            choices = self.config.frame_settings().key()
+            choices, kept = self.config.frames_key(), (self.config.frames, self.config.frame_format)
             self._jobs = {
-                (vid, seconds): VideoJob(digest([found[vid].identity(), seconds, choices]), found[vid], seconds)
+                (vid, seconds): VideoJob(digest([found[vid].identity(), seconds, choices]), found[vid], seconds, *kept)
                 for vid, seconds in videos
                 if vid in found
             }
@@ -338,7 +376,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         videos = {job.key: video for video, job in jobs.items()}
         start = len(jobs) - len(todo)
         bar = tqdm(total=len(jobs), initial=start, desc="Decoding videos", unit=" videos", smoothing=0)  # an even pace
-        with bar, closing(run_jobs(todo, self.config.frame_settings(), parts, num_proc)) as results:
+        with bar, closing(run_jobs(todo, parts, num_proc)) as results:
             for job, failure in results:
                 bar.update()
                 if failure is not None:
@@ -409,49 +447,10 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         The name does not depend on the annotations, the files or `on_error`: who replaces a broken video or chooses to
         skip it goes on where it failed.
         """
-        config, settings = self.config, self.config.frame_settings()
+        config = self.config
         places = [str(Path(place).resolve()) for place in (config.data_dir, config.video_place())]
-        name = f"{'-'.join(config.prepared_splits())}-{settings.readable()}-{digest([places, settings.key()])}.parts"
+        name = f"{'-'.join(config.prepared_splits())}-{config.readable()}-{digest([places, config.frames_key()])}.parts"
         return Parts(Path(self._cache_dir_root, self.dataset_name, name).absolute())
-
-
-def load_split(
-    builder: FrameDatasetBuilder, split: str, num_proc: int | None = None, *, check: bool = False
-) -> datasets.Dataset:
-    """Prepare a split, unless it is in the cache, and open it. What is damaged in the cache is prepared again.
-
-    Args:
-        builder: Builder of the data set.
-        split: Name of the split.
-        num_proc: Processes that decode.
-        check: Compare all that is in the cache with its checksums; else sizes, which show no flipped bit.
-
-    Returns:
-        A data set with the columns listed at the top of this module.
-
-    Raises:
-        CacheError: If the cache cannot be written.
-        FileNotFoundError: If (with `on_error="raise"`) a video is not there.
-        VideoReadError: If (with `on_error="raise"`) a video cannot be read.
-    """
-    (builder.repair if check else builder.download_and_prepare)(num_proc=num_proc)
-    try:
-        dataset = builder.as_dataset(split)
-    except DamagedCacheError:
-        builder.repair(num_proc=num_proc)
-        dataset = builder.as_dataset(split)
-    report = Path(builder.cache_dir) / FAILURES_FILE
-    lines = read_failures(report)
-    if kept := [line for line in lines if "damaged_share" in line]:
-        logger.warning("videos with damaged pictures, which were kept: %d; see %s", len(kept), printable(report))
-    if failures := [line for line in lines if "damaged_share" not in line]:
-        queries = sum(failure["queries"] for failure in failures)
-        what = "have black frames" if builder.config.on_error == "blank" else "were left out"
-        logger.warning(
-            "missing or unreadable videos: %d (%d queries), which %s; see %s",
-            *(len(failures), queries, what, printable(report)),
-        )
-    return dataset
 
 
 def _video(row: Mapping[str, Any]) -> Video:
@@ -459,9 +458,8 @@ def _video(row: Mapping[str, Any]) -> Video:
     return row["vid"], float(row["duration"])
 
 
-def _rows_per_batch(settings: FrameSettings) -> int:
+def _rows_per_batch(frames: FrameSettings, frame_format: str) -> int:
     """Return how many rows to hold in memory before they are written."""
-    side = settings.frame_size or settings.short_side
-    pixels = 1280 * 720 if side is None else side**2
-    row_bytes = settings.num_frames * 3 * pixels * 3 // (8 if settings.frame_format == "jpeg" else 1)
+    height, width = frames.known_size or (720, 1280)
+    row_bytes = frames.num_frames * 3 * height * width * 3 // (8 if frame_format == "jpeg" else 1)
     return min(max(_WRITER_BATCH_BYTES // max(row_bytes, 1), 1), 1000)

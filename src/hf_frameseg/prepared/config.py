@@ -7,21 +7,23 @@ import json
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+from hf_frameseg._text import short
 from hf_frameseg.annotations.schema import AnnotationError, check_duration, check_qid, check_text
+from hf_frameseg.prepared.frame_columns import check_frame_format
 from hf_frameseg.prepared.jobs import run_threads
-from hf_frameseg.prepared.one_video import FORMAT_VERSION, FrameSettings
+from hf_frameseg.prepared.one_video import FORMAT_VERSION
 from hf_frameseg.prepared.sources.archive import unpack_in_order
 from hf_frameseg.prepared.sources.folder import VideoFile, VideoFolder, VideoSource
 from hf_frameseg.prepared.sources.memory import VideoMemory
 from hf_frameseg.prepared.sources.zip import open_archive
 from hf_frameseg.video.file import VideoReadError
-from hf_frameseg.video.read import DEFAULT_NUM_FRAMES, DURATION_TOLERANCE_SECONDS, TIMEOUT_SECONDS, probe_duration
-from hf_frameseg.video.sampling import VARIANT_OFFSET_FRAMES
+from hf_frameseg.video.read import probe_duration
+from hf_frameseg.video.settings import FrameSettings
 
 ON_ERROR = ("raise", "skip", "blank")
 """What to do about a missing or unreadable video."""
@@ -37,18 +39,8 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         data_dir: Folder with the annotation files and `videos/`.
         video_dir: Folder of the videos, nested or not, if it is not `data_dir/videos`; or a tar or zip archive.
         splits: Splits to prepare; None takes those whose annotations are there.
-        num_frames: Frames F per video.
-        frame_size: Side of the square the frames are squashed to, in pixels; None keeps the native size.
-        short_side: Instead of `frame_size`: length of the shorter side in pixels; the aspect ratio is kept.
+        frames: Which frames stand for a video, at what size, and how files are read.
         frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
-        grid_kind: Where the frames lie in time, see `FrameGrid`.
-        grid_phase: Shift of the frames as a fraction of their distance, see `FrameGrid`.
-        variant_offset_frames: Distance of the left and right variants from the middle one in source frames.
-        variant_offset_seconds: The same in seconds; given, it takes the place of `variant_offset_frames`.
-        reader: Which decoder, see `read_frames`.
-        duration_tolerance_seconds: How much shorter than annotated a file may be.
-        timeout_seconds: Time that each reader has for one video, see `read_frames`.
-        damaged: "raise" counts a video with damaged pictures as unreadable, "keep" takes what players show.
         on_error: "raise", "skip" (leave the queries of a missing or unreadable video out) or "blank" (keep them, with
             black frames and `frames_missing` set). The videos are listed in `failures.jsonl` in any case.
         allow_links: Follow links inside the video folder to places outside it.
@@ -59,18 +51,8 @@ class FrameDatasetConfig(datasets.BuilderConfig):
     version: datasets.Version | str | None = FORMAT_VERSION
     video_dir: str | None = None
     splits: tuple[str, ...] | None = None
-    num_frames: int = DEFAULT_NUM_FRAMES
-    frame_size: int | None = None
-    short_side: int | None = None
+    frames: FrameSettings = FrameSettings()
     frame_format: str = "jpeg"
-    grid_kind: str = "middle"
-    grid_phase: float = 0.0
-    variant_offset_frames: int = VARIANT_OFFSET_FRAMES
-    variant_offset_seconds: float | None = None
-    reader: str = "auto"
-    duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS
-    timeout_seconds: float | None = TIMEOUT_SECONDS
-    damaged: str = "raise"
     on_error: str = "raise"
     allow_links: bool = False
     memory_dir: str | None = None
@@ -81,7 +63,9 @@ class FrameDatasetConfig(datasets.BuilderConfig):
     def __post_init__(self) -> None:
         """Check the choices."""
         super().__post_init__()
-        self.frame_settings()  # refuses what is out of range
+        if not isinstance(self.frames, FrameSettings):
+            raise ValueError(f"expected frames to be FrameSettings(...), got {short(self.frames)}")
+        check_frame_format(self.frame_format)
         if self.on_error not in ON_ERROR:
             raise ValueError(f"expected on_error to be one of {list(ON_ERROR)}, got {self.on_error!r}")
         if self.data_dir is None:
@@ -184,7 +168,7 @@ class FrameDatasetConfig(datasets.BuilderConfig):
             scratch = Path(folder)
             readable = unpack_in_order(files, scratch)
             probes = run_threads(
-                lambda item: _probe(item[1], scratch, self.timeout_seconds), readable, os.cpu_count() or 1
+                lambda item: _probe(item[1], scratch, self.frames.timeout_seconds), readable, os.cpu_count() or 1
             )
             for (number, _), seconds in probes:
                 vid = files[number].vid
@@ -193,9 +177,13 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         memory.save()
         return {vid: seconds for vid, seconds in durations.items() if seconds is not None}
 
-    def frame_settings(self) -> FrameSettings:
-        """Return the choices that the frames of one video depend on."""
-        return FrameSettings(**{choice.name: getattr(self, choice.name) for choice in fields(FrameSettings)})
+    def frames_key(self) -> dict[str, Any]:
+        """Return what the columns of a readable video depend on, besides the file and its duration; JSON values."""
+        return {"format_version": FORMAT_VERSION, "frame_format": self.frame_format, **self.frames.key()}
+
+    def readable(self) -> str:
+        """Return what a folder's name shows of the choices, e.g. `25f-378px-jpeg`."""
+        return f"{self.frames.readable()}-{self.frame_format}"
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the cache folder's name: readable parts, and a hash of everything that matters.
@@ -213,16 +201,16 @@ class FrameDatasetConfig(datasets.BuilderConfig):
         if custom_features is not None:
             raise ValueError("the columns are fixed; use dataset.cast(features) on the result")
         splits = "-".join(self.prepared_splits())
-        return f"{splits}-{self.frame_settings().readable()}-{digest(self._fingerprint())}"
+        return f"{splits}-{self.readable()}-{digest(self._fingerprint())}"
 
     def _fingerprint(self) -> dict[str, Any]:
         """Collect everything that the cache's content depends on."""
         rows = {split: self.annotations(split) for split in self.prepared_splits()}
         vids = sorted({row["vid"] for split_rows in rows.values() for row in split_rows})
         return {
-            **self.frame_settings().key(),
+            **self.frames_key(),
             "on_error": self.on_error,
-            "timeout_seconds": self.timeout_seconds,
+            "timeout_seconds": self.frames.timeout_seconds,
             "annotations": rows,
             "videos": self._video_fingerprint(vids),
         }

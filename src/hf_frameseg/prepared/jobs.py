@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from hf_frameseg._text import printable
 from hf_frameseg.prepared.failures import Failure
-from hf_frameseg.prepared.one_video import FrameSettings, prepare_video
+from hf_frameseg.prepared.one_video import prepare_video
 from hf_frameseg.prepared.parts import Parts
 from hf_frameseg.prepared.sources.archive import ArchiveError, unpack_in_order
 from hf_frameseg.prepared.sources.folder import VideoFile
 from hf_frameseg.video.file import VideoReadError
+from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.video.worker import WorkerError, check_num_processes, thread_worker
 
 Item = TypeVar("Item")
@@ -36,21 +37,22 @@ class VideoJob:
         key: Name of the part that will hold the columns.
         file: The video.
         duration_seconds: Annotated length.
+        frames: What to keep of it.
+        frame_format: How frames are stored, see `prepare_video`.
     """
 
     key: str
     file: VideoFile
     duration_seconds: float
+    frames: FrameSettings
+    frame_format: str
 
 
-def run_jobs(
-    jobs: Sequence[VideoJob], settings: FrameSettings, parts: Parts, num_proc: int | None
-) -> Iterator[tuple[VideoJob, Failure | None]]:
+def run_jobs(jobs: Sequence[VideoJob], parts: Parts, num_proc: int | None) -> Iterator[tuple[VideoJob, Failure | None]]:
     """Decode videos into parts.
 
     Args:
         jobs: What to decode. A compressed archive sets the order, else it is this one.
-        settings: What to keep.
         parts: Where to.
         num_proc: Processes that decode; None and 1 decode in this process.
 
@@ -65,17 +67,16 @@ def run_jobs(
     readable = unpack_in_order([job.file for job in jobs], parts.scratch)
     ready = (replace(jobs[number], file=file) for number, file in readable)
     if num_proc == 1:
-        yield from ((job, _prepare(job, settings, parts)) for job in ready)
+        yield from ((job, _prepare(job, parts)) for job in ready)
     else:
-        yield from run_threads(lambda job: _prepare_apart(job, settings, parts), ready, num_proc)
+        yield from run_threads(lambda job: _prepare_apart(job, parts), ready, num_proc)
 
 
-def prepare_columns(job: VideoJob, settings: FrameSettings, scratch: Path) -> dict[str, Any] | Failure:
+def prepare_columns(job: VideoJob, scratch: Path) -> dict[str, Any] | Failure:
     """Decode one video.
 
     Args:
         job: The video.
-        settings: What to keep.
         scratch: Folder for what is written on the way.
 
     Returns:
@@ -83,7 +84,7 @@ def prepare_columns(job: VideoJob, settings: FrameSettings, scratch: Path) -> di
     """
     try:
         with job.file.on_disk(scratch) as path:
-            return prepare_video(path, job.duration_seconds, settings)
+            return prepare_video(path, job.duration_seconds, job.frames, job.frame_format)
     except VideoReadError as error:
         return Failure(str(error), error.attempts)
     # Others, such as no memory for a new process, are not this video's fault.
@@ -91,21 +92,21 @@ def prepare_columns(job: VideoJob, settings: FrameSettings, scratch: Path) -> di
         return Failure(printable(f"{job.file.name}: {error.strerror or error}"))
 
 
-def _prepare(job: VideoJob, settings: FrameSettings, parts: Parts) -> Failure | None:
+def _prepare(job: VideoJob, parts: Parts) -> Failure | None:
     """Decode one video into its part."""
-    columns = prepare_columns(job, settings, parts.scratch)
+    columns = prepare_columns(job, parts.scratch)
     if isinstance(columns, Failure):
         return columns
     parts.write(job.key, columns)
     return None
 
 
-def _prepare_apart(job: VideoJob, settings: FrameSettings, parts: Parts) -> Failure | None:
+def _prepare_apart(job: VideoJob, parts: Parts) -> Failure | None:
     """Decode one video into its part in this thread's process."""
     for _ in range(_MAX_CRASHES):
         try:
             worker = thread_worker(_import_libraries)
-            return worker.call(_prepare, job, settings, parts, timeout_seconds=_WATCHDOG_SECONDS)
+            return worker.call(_prepare, job, parts, timeout_seconds=_WATCHDOG_SECONDS)
         except WorkerError as error:
             reason = str(error)
     return Failure(printable(f"{job.file.name}: the process that prepares it {reason}"))

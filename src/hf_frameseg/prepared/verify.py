@@ -156,11 +156,11 @@ def _check(file: VideoFile, duration: float, config: FrameDatasetConfig, scratch
     """Return what is wrong with one file, if anything."""
     try:
         with file.on_disk(scratch) as path:
-            found = probe_duration(path, timeout_seconds=config.timeout_seconds)
+            found = probe_duration(path, timeout_seconds=config.frames.timeout_seconds)
     except VideoReadError as error:
         return "unreadable", str(error)
     except OSError as error:
         return "unreadable", printable(f"{file.name}: {error.strerror or error}")
-    if abs(found - duration) <= config.duration_tolerance_seconds:
+    if abs(found - duration) <= config.frames.duration_tolerance_seconds:
         return None
     return "duration", f"{printable(path.name)}: the file lasts {found:.2f} s, the annotations say {duration:g} s"

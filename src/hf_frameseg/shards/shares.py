@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.prepared.builder import FrameDatasetBuilder, load_split
+from hf_frameseg.prepared.builder import FrameDatasetBuilder
 from hf_frameseg.prepared.jobs import run_jobs
 from hf_frameseg.shards.stream import save_shards
 from hf_frameseg.video.file import VideoReadError
@@ -58,7 +58,7 @@ def decode_share(builder: FrameDatasetBuilder, rank: int, world_size: int, num_p
     parts.claim(job.key for job in jobs)
     todo = [job for job in jobs[rank::world_size] if not parts.path(job.key).is_file()]
     failed = []
-    with closing(run_jobs(todo, builder.config.frame_settings(), parts, num_proc)) as results:
+    with closing(run_jobs(todo, parts, num_proc)) as results:
         for job, failure in results:
             if failure is not None:
                 failed.append(printable(f"video {job.file.vid}: {failure.error}"))
@@ -138,6 +138,6 @@ class AssembleShares:
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Write the data set."""
-        dataset = load_split(self.builder_class(**self.options), self.split)
+        dataset = self.builder_class(**self.options).load(self.split)
         if self.output_dir is not None:
             save_shards(dataset, self.output_dir, self.split)

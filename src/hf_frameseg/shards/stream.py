@@ -66,7 +66,7 @@ def save_shards(
     """Write a prepared split as Parquet shards with small row groups; the other splits of the folder stay.
 
     Args:
-        dataset: From `load_qvhighlights`, or any data set of its columns; rows keep their order.
+        dataset: From `load_rows`, or any data set of its columns; rows keep their order.
         folder: Where to. When all new shards are written they take the place of older ones of this split, in one step:
             whoever looks, after a kill too, finds the old ones or the new ones.
         split: Name of the split; None takes the data set's.

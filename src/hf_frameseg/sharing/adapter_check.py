@@ -49,9 +49,9 @@ def noise_batch(processor: ProcessorMixin, config: FrameSegmentationConfig) -> d
     Returns:
         Model inputs of one sample.
     """
-    shape = (config.num_frames, _CHECK_SIZE, _CHECK_SIZE, 3)
+    shape = (config.frames.num_frames, _CHECK_SIZE, _CHECK_SIZE, 3)
     frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    times = range(config.num_frames)  # seconds, for a prompt that tells them
+    times = range(config.frames.num_frames)  # seconds, for a prompt that tells them
     return encode_prompts(processor, get_prompt(config.prompt), [_CHECK_QUERY], [frames], [times])
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hf_frameseg._files import atomic_write
-from hf_frameseg._text import printable
-from hf_frameseg.moments import FrameGrid
+from hf_frameseg._options import split_choices
+from hf_frameseg._text import printable, short
 from hf_frameseg.readout import MAX_BEAMS, get_readout
+from hf_frameseg.video.settings import FrameSettings
 
 CONFIG_NAME = "frameseg_config.json"
 """File beside the model's own files."""
 
 MAX_MODEL_FRAMES = 1_024
 """Most frames that a model is asked about at once; each is a picture in its prompt."""
-
-MAX_FRAME_SIZE = 8_192
-"""Largest side in pixels to which frames are squashed."""
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 """Dtypes of weights."""
@@ -45,15 +43,13 @@ class FrameSegmentationConfig:
     How answers become moments is not part of it; see `decoding.ProposalSettings`.
 
     Args:
-        num_frames: Frames F per video; a model knows the number it was trained with.
+        frames: How a video becomes frames; a model knows the number it was trained with. The file holds the fields that
+            choose frames; how files are read is up to each machine, so `save` leaves out the fields
+            `video.settings.OF_THIS_MACHINE` and `load` refuses them.
         prompt: Name of a prompt in `batches.prompts.PROMPTS`, or the fields of a `PromptTemplate`.
         label_rule: Which frames counted as relevant in training, see `targets.frame_mask`.
         readout: How answers become decoded frames, a name in `readout.READOUTS`.
         num_beams: Beams of the decoding; 2 in the paper.
-        frame_size: Size in pixels to which frames are squashed when they are read, before the processor's own resizing:
-            None for none, a number for a square, else (height, width).
-        grid_kind: Where the frames of a training video lay in time, see `moments.FrameGrid`.
-        grid_phase: Their shift, see `moments.FrameGrid`.
         base_model: For an adapter: Hub name or folder of the model it applies to. None for a whole model.
         dtype: For an adapter: the dtype of the base's weights when it was trained and scored, such as `"bfloat16"`.
             None for the one that the base is saved in; a whole model says its own in `config.json`.
@@ -64,59 +60,56 @@ class FrameSegmentationConfig:
         ValueError: If a value is of another type or out of range.
 
     Example:
-        >>> FrameSegmentationConfig(num_frames=10, frame_size=[32, 48]).frame_size
+        >>> FrameSegmentationConfig().changed(num_frames=10, frame_size=(32, 48), num_beams=4).frames.frame_size
         (32, 48)
     """
 
-    num_frames: int = 25
+    frames: FrameSettings = FrameSettings()
     prompt: str | Mapping[str, Any] = "paper"
     label_rule: str = "window"
     readout: str = "beam"
     num_beams: int = 2
-    frame_size: int | tuple[int, int] | None = None
-    grid_kind: str = "middle"
-    grid_phase: float = 0.0
     base_model: str | None = None
     dtype: str | None = None
     autocast: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value; the texts of a prompt and the label rule are checked by the parts that own them."""
-        if isinstance(self.frame_size, list):  # JSON knows no tuples
-            object.__setattr__(self, "frame_size", tuple(self.frame_size))
-        _check_count("num_frames", self.num_frames, MAX_MODEL_FRAMES)
+        if not isinstance(self.frames, FrameSettings):
+            raise ValueError(f"expected frames to be FrameSettings(...), got {short(self.frames)}")
+        _check_count("num_frames", self.frames.num_frames, MAX_MODEL_FRAMES)
         get_readout(self.readout)
         _check_count("num_beams", self.num_beams, MAX_BEAMS)
-        self._check_frame_size()
         self._check_prompt()
-        for name in ("label_rule", "grid_kind", "base_model", "dtype", "autocast"):
-            value, needed = getattr(self, name), name in ("label_rule", "grid_kind")
+        for name in ("label_rule", "base_model", "dtype", "autocast"):
+            value, needed = getattr(self, name), name == "label_rule"
             if (value is None and needed) or (value is not None and not _is_text(value, _MAX_TEXT)):
-                raise ValueError(f"expected {name} to be a text of 1 to {_MAX_TEXT} characters, got {_shown(value)}")
+                raise ValueError(f"expected {name} to be a text of 1 to {_MAX_TEXT} characters, got {short(value)}")
         for name, known in (("dtype", DTYPES), ("autocast", AUTOCAST_DTYPES)):
             if getattr(self, name) not in (None, *known):
                 known_or_null = f"{', '.join(known)} or null"
-                raise ValueError(f"expected {name} to be one of {known_or_null}, got {_shown(getattr(self, name))}")
-        if isinstance(self.grid_phase, bool) or not isinstance(self.grid_phase, (int, float)):
-            raise ValueError(f"expected grid_phase to be a number, got {_shown(self.grid_phase)}")
-        FrameGrid(1.0, self.num_frames, self.grid_kind, self.grid_phase)  # knows the kinds, and the phases that fit
-
-    def _check_frame_size(self) -> None:
-        """Refuse what is no size of a picture."""
-        sides = self.frame_size if isinstance(self.frame_size, tuple) else (self.frame_size,) * 2
-        if self.frame_size is not None and not (
-            len(sides) == 2 and all(_is_count(side, MAX_FRAME_SIZE) for side in sides)
-        ):
-            raise ValueError(
-                f"expected frame_size to be null, a whole number or [height, width], from 1 to {MAX_FRAME_SIZE}, got "
-                f"{_shown(self.frame_size)}"
-            )
+                raise ValueError(f"expected {name} to be one of {known_or_null}, got {short(getattr(self, name))}")
 
     def _check_prompt(self) -> None:
         """Refuse what is neither the name of a prompt nor fields of one."""
         is_name = isinstance(self.prompt, str) and _is_text(self.prompt, _MAX_TEXT)
         if not is_name and not (isinstance(self.prompt, Mapping) and all(isinstance(key, str) for key in self.prompt)):
-            raise ValueError(f"expected prompt to be the name of one or its fields, got {_shown(self.prompt)}")
+            raise ValueError(f"expected prompt to be the name of one or its fields, got {short(self.prompt)}")
+
+    def changed(self, **changes: Any) -> FrameSegmentationConfig:
+        """Return this configuration with some values set differently.
+
+        Args:
+            **changes: Fields of this class, or of `FrameSettings`.
+
+        Returns:
+            A new configuration.
+
+        Raises:
+            ValueError: If a value is out of range.
+        """
+        of_frames, others = split_choices(changes, FrameSettings)
+        return replace(self, **{"frames": self.frames.changed(**of_frames), **others} if of_frames else others)
 
     @classmethod
     def load_or_default(cls, folder: str | Path) -> FrameSegmentationConfig:
@@ -133,7 +126,9 @@ class FrameSegmentationConfig:
             Path of the file.
         """
         path = Path(folder) / CONFIG_NAME
-        atomic_write(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+        atomic_write(
+            path, json.dumps({**asdict(self), "frames": self.frames.to_dict()}, indent=2, sort_keys=True) + "\n"
+        )
         return path
 
     @classmethod
@@ -151,27 +146,27 @@ class FrameSegmentationConfig:
             ValueError: If it is not JSON or has other fields than this class.
         """
         path = Path(folder) / CONFIG_NAME
-        shown = printable(path)
+        name = printable(path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"no {CONFIG_NAME} in {printable(folder)}: give the folder of a model trained here, or write the file "
                 "with FrameSegmentationConfig(...).save(folder)"
             )
         if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ValueError(f"{shown} is larger than {_MAX_FILE_BYTES} bytes: write it again with save")
+            raise ValueError(f"{name} is larger than {_MAX_FILE_BYTES} bytes: write it again with save")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             reason = printable(f"{error!s:.200}")
-            raise ValueError(f"{shown} is not valid JSON ({reason}): write it again with save") from None
+            raise ValueError(f"{name} is not valid JSON ({reason}): write it again with save") from None
         known = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or set(values) - set(known):
             got = sorted(values) if isinstance(values, dict) else values
-            raise ValueError(f"expected {shown} to hold some of {known}, got {_shown(got)}: remove the others")
+            raise ValueError(f"expected {name} to hold some of {known}, got {short(got)}: remove the others")
         try:
-            return cls(**values)
+            return cls(**{**values, "frames": FrameSettings.from_dict(values.get("frames", {}))})
         except ValueError as error:
-            raise ValueError(f"{shown}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _is_count(value: Any, most: int) -> bool:
@@ -182,17 +177,9 @@ def _is_count(value: Any, most: int) -> bool:
 def _check_count(name: str, value: Any, most: int) -> None:
     """Refuse what is no whole number from 1 up to a limit."""
     if not _is_count(value, most):
-        raise ValueError(f"expected {name} to be a whole number of at least 1 and at most {most}, got {_shown(value)}")
+        raise ValueError(f"expected {name} to be a whole number of at least 1 and at most {most}, got {short(value)}")
 
 
 def _is_text(value: Any, most: int) -> bool:
     """Tell whether a value is a text that is not blank and not too long."""
     return isinstance(value, str) and bool(value.strip()) and len(value) <= most
-
-
-def _shown(value: Any) -> str:
-    """Return the start of a value as one line."""
-    try:
-        return printable(f"{value!r:.80}")
-    except (ValueError, RecursionError):  # whole numbers of thousands of digits; lists in lists in lists
-        return f"a {type(value).__name__} that is too large to be shown"

@@ -119,7 +119,7 @@ def load_pretrained(
     if is_adapter(folder):
         return _load_adapter(folder, path_or_repo, base_model, {"token": token, **model_kwargs})
     config = _settings(folder, path_or_repo)
-    processor = _load_processor(folder, path_or_repo, config.num_frames)
+    processor = _load_processor(folder, path_or_repo, config.frames.num_frames)
     if _is_from_hub(path_or_repo):
         revision = folder.name  # the commit: the branch may have moved since
     return load_base(path_or_repo, revision=revision, token=token, **model_kwargs), processor, config
@@ -297,7 +297,7 @@ def _load_adapter(
     if str(base) == str(recorded):
         own |= {"revision": lora.revision, "quantization_config": _quantization(folder, name)}
     options = {**{key: value for key, value in own.items() if value is not None}, **model_kwargs}
-    processor = _load_processor(folder, name, config.num_frames)
+    processor = _load_processor(folder, name, config.frames.num_frames)
     base_folder = _whole_model(base, options.get("revision"), options.get("token"))
     model = load_base(base, **options)  # first, so that what is wrong with the base is said of the base
     with usable(name):

@@ -103,7 +103,7 @@ def model_card(
     settings = {**vars(config), "transformers": transformers_version}
     body = _BODY.format(
         base=_plain(base),
-        frames=config.num_frames,
+        frames=config.frames.num_frames,
         snippet=_SNIPPET.format(name=HERE),
         metrics=_table(metrics) if metrics else "Not measured.",
         settings=json.dumps(settings, indent=2, default=str),

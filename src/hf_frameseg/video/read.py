@@ -21,14 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.video.file import (
-    MAX_FRAME_SIDE,
     VideoReadError,
     VideoRefusedError,
     check_picture_size,
@@ -38,28 +37,11 @@ from hf_frameseg.video.file import (
 from hf_frameseg.video.index import VideoIndex, index_video
 from hf_frameseg.video.pyav_reader import DamagedPicture
 from hf_frameseg.video.readers import READERS, Pictures, Reader, load_reader, reader_names
-from hf_frameseg.video.sampling import VARIANT_OFFSET_FRAMES, select_frames
+from hf_frameseg.video.sampling import select_frames
+from hf_frameseg.video.settings import MAX_FRAMES_BYTES, TIMEOUT_SECONDS, FrameSettings
 from hf_frameseg.video.worker import WorkerError, thread_worker
 
 Result = TypeVar("Result")
-
-DEFAULT_NUM_FRAMES = 25
-"""Frames per video in the paper."""
-
-DURATION_TOLERANCE_SECONDS = 2.0
-"""A file may end this much before the annotated duration (one QVHighlights clip)."""
-
-TIMEOUT_SECONDS = 120.0
-"""Time that each reader has for one video: about 100 times what 150 seconds of 360p take on one core."""
-
-MAX_TIMEOUT_SECONDS = 1e6
-"""More is no limit: pass None."""
-
-MAX_FRAMES_BYTES = 4 * 2**30
-"""Limit of what `read_frames` returns; only huge frames at native size get there."""
-
-DAMAGED = ("raise", "keep")
-"""What to do about pictures that are known to be damaged."""
 
 _INDEX_READER = "pyav"  # the process that lists the frames
 
@@ -92,17 +74,7 @@ class VideoFrames:
 
 
 def read_frames(
-    path: str | Path,
-    grid: FrameGrid | None = None,
-    *,
-    num_frames: int | None = None,
-    frame_size: int | tuple[int, int] | None = None,
-    reader: str = "auto",
-    variant_offset_frames: int = VARIANT_OFFSET_FRAMES,
-    variant_offset_seconds: float | None = None,
-    duration_tolerance_seconds: float = DURATION_TOLERANCE_SECONDS,
-    timeout_seconds: float | None = TIMEOUT_SECONDS,
-    damaged: str = "raise",
+    path: str | Path, grid: FrameGrid | None = None, frames: FrameSettings | None = None, **choices: Any
 ) -> VideoFrames:
     """Read the frames that stand for a video: three variants for each window of the grid.
 
@@ -110,20 +82,10 @@ def read_frames(
 
     Args:
         path: Any file FFmpeg can read.
-        grid: The F windows; its duration (from the annotations) is trusted. None cuts the file's own duration.
-        num_frames: F when there is no grid; 25, as in the paper, if not given.
-        frame_size: None keeps the native size; an int squashes to a square; else (height, width), in pixels.
-        reader: "pyav", "decord", "torchcodec" (extra `torchcodec`), a reader of your own as "module:function" (see
-            `video.readers`), or "auto": those of `READERS` that are installed, each for what the one before cannot
-            read.
-        variant_offset_frames: Distance of the outer variants from the middle one in source frames.
-        variant_offset_seconds: The same in seconds, in its place; None leaves it at frames.
-        duration_tolerance_seconds: How much shorter than the grid the file may be; its last frame then stays on
-            display. A longer file is fine: what comes after the grid's end is not looked at.
-        timeout_seconds: Time each reader has, in a process that is killed after it. None reads in this process, without
-            a limit: a file can then hang or crash it.
-        damaged: "raise" refuses a file if FFmpeg had to patch up or leave out a chosen picture, or one that it was
-            predicted from; "keep" takes what players show and marks it in the result.
+        grid: The F windows; its duration (from the annotations) is trusted. None lays the grid of the settings over the
+            file's own duration.
+        frames: Which frames, at what size, and how the file is read. None takes the paper's.
+        **choices: Fields of `FrameSettings` to set differently, such as `num_frames` or `frame_size`.
 
     Returns:
         Frames (F, 3, H, W, 3) with their times.
@@ -133,32 +95,31 @@ def read_frames(
         VideoReadError: If no reader can read the file, or it is shorter than the grid or exceeds a limit; its
             `attempts` hold the error of each reader.
         ImportError: If the library of the one reader asked for is missing.
-        ValueError: If an argument is out of range.
+        ValueError: If a choice is out of range, or the grid has another number of frames than was asked for.
     """
-    readers = reader_names(reader)
-    size = _as_size(frame_size)
-    _check_timeout(timeout_seconds)
-    check_damaged(damaged)
-    index = _index(path, timeout_seconds)
-    grid = _resolve_grid(grid, num_frames, index)
-    _check_length(index, grid, duration_tolerance_seconds)
-    positions = select_frames(index.times_seconds, grid, variant_offset_frames, variant_offset_seconds)
+    settings = _settings(grid, frames, choices)
+    readers = reader_names(settings.reader)
+    index = _index(path, settings.timeout_seconds)
+    grid = settings.grid(index.duration_seconds) if grid is None else grid
+    _check_length(index, grid, settings.duration_tolerance_seconds)
+    offsets = (settings.variant_offset_frames, settings.variant_offset_seconds)
+    positions = select_frames(index.times_seconds, grid, *offsets)
     attempts: list[tuple[str, str]] = []
     for name in readers:
         try:
-            reading = (name, READERS.get(name), index, positions, size, damaged)
-            frames, are_damaged = _run(name, timeout_seconds, index.path, _decode, *reading)
+            reading = (name, READERS.get(name), index, positions, settings)
+            pictures, are_damaged = _run(name, settings.timeout_seconds, index.path, _decode, *reading)
         except VideoRefusedError:
             raise
         except VideoReadError as error:
             attempts.append((name, str(error)))
         except ImportError as error:
-            if reader != "auto":
+            if settings.reader != "auto":
                 raise
             attempts.append((name, f"{shown_name(index.path)}: {error}"))
         else:
             times_seconds = index.times_seconds[positions]
-            return VideoFrames(frames, times_seconds, index.duration_seconds, grid, name, are_damaged)
+            return VideoFrames(pictures, times_seconds, index.duration_seconds, grid, name, are_damaged)
     raise VideoReadError(_join_attempts(index.path, attempts), attempts)
 
 
@@ -180,7 +141,7 @@ def probe_duration(path: str | Path, *, timeout_seconds: float | None = TIMEOUT_
         VideoReadError: If the file cannot be opened, has no video or exceeds a limit.
         ValueError: If an argument is out of range.
     """
-    _check_timeout(timeout_seconds)
+    FrameSettings(timeout_seconds=timeout_seconds)  # refuses what is no limit
     return _index(path, timeout_seconds).duration_seconds
 
 
@@ -229,13 +190,17 @@ def _index(path: str | Path, timeout_seconds: float | None) -> VideoIndex:
     return _run(_INDEX_READER, timeout_seconds, path, index_video, path)
 
 
+def _settings(grid: FrameGrid | None, frames: FrameSettings | None, choices: dict[str, Any]) -> FrameSettings:
+    """Return the settings that hold for a grid."""
+    asked = choices.get("num_frames", None if frames is None else frames.num_frames)
+    if grid is not None and asked not in (None, grid.num_frames):
+        raise ValueError(f"expected num_frames = {grid.num_frames} of the grid, got {asked}; pass only one of both")
+    of_grid = {} if grid is None else {"num_frames": grid.num_frames}
+    return (frames or FrameSettings()).changed(**{**choices, **of_grid})
+
+
 def _decode(
-    name: str,
-    reader: Reader | None,
-    index: VideoIndex,
-    positions: NDArray[np.int64],
-    size: tuple[int, int] | None,
-    damaged: str,
+    name: str, reader: Reader | None, index: VideoIndex, positions: NDArray[np.int64], settings: FrameSettings
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return the frames at the positions (F, 3) as (F, 3, H, W, 3), and which are damaged (F, 3).
 
@@ -243,18 +208,18 @@ def _decode(
     """
     reader = load_reader(name) if reader is None else reader
     try:
-        frames, are_damaged = _collect(reader(index, np.unique(positions)), index, positions, size)
+        frames, are_damaged = _collect(reader(index, np.unique(positions)), index, positions, settings)
     except VideoReadError:
         raise
     except Exception as error:
         raise VideoReadError(failure_line(index.path, f"decoded by {name}", error)) from error
-    if damaged == "raise" and are_damaged.any():
+    if settings.damaged == "raise" and are_damaged.any():
         raise VideoReadError(_damage_line(name, index, positions, are_damaged))
     return frames, are_damaged
 
 
 def _collect(
-    pictures: Pictures, index: VideoIndex, positions: NDArray[np.int64], size: tuple[int, int] | None
+    pictures: Pictures, index: VideoIndex, positions: NDArray[np.int64], settings: FrameSettings
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Put decoded pictures, one per distinct position in ascending order, where they belong."""
     name = shown_name(index.path)
@@ -267,7 +232,9 @@ def _collect(
             are_damaged[positions == position] = True
             picture = picture.picture
         check_picture_size(index.path, *picture.shape[:2])
-        shown_size = size or _square_size(picture, index.pixel_aspect)
+        shown_size = settings.size_of(*_square_size(picture, index.pixel_aspect))
+        if frames is not None and settings.short_side is not None:
+            shown_size = frames.shape[2:4]  # that of the first picture, where the size changes on the way
         check_picture_size(index.path, *shown_size)
         resized = resize_frame(picture, shown_size)
         if frames is None:
@@ -311,52 +278,8 @@ def _join_attempts(path: Path, attempts: Sequence[tuple[str, str]]) -> str:
     return start + "; ".join(dict.fromkeys(text.removeprefix(start) for _, text in attempts))  # equal ones once
 
 
-def _as_size(frame_size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Return a frame size as (height, width)."""
-    if frame_size is None:
-        return None
-    size = (frame_size, frame_size) if isinstance(frame_size, int) else tuple(frame_size)
-    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_FRAME_SIDE for side in size):
-        raise ValueError(f"expected frame_size to be None, pixels or (height, width) in pixels, got {frame_size!r}")
-    return size
-
-
-def check_damaged(damaged: str) -> None:
-    """Refuse what is no choice for damaged pictures.
-
-    Args:
-        damaged: One of `DAMAGED`.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if damaged not in DAMAGED:
-        raise ValueError(f"expected damaged to be one of {list(DAMAGED)}, got {damaged!r}")
-
-
-def _check_timeout(timeout_seconds: float | None) -> None:
-    """Refuse a time limit that is none."""
-    if timeout_seconds is not None and not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
-        raise ValueError(
-            f"expected timeout_seconds above 0 and up to {MAX_TIMEOUT_SECONDS:g}, or None, got {timeout_seconds!r}"
-        )
-
-
-def _resolve_grid(grid: FrameGrid | None, num_frames: int | None, index: VideoIndex) -> FrameGrid:
-    """Return the given grid, or one over the file's own duration."""
-    if grid is None:
-        return FrameGrid(index.duration_seconds, DEFAULT_NUM_FRAMES if num_frames is None else num_frames)
-    if num_frames not in (None, grid.num_frames):
-        raise ValueError(
-            f"expected num_frames = {grid.num_frames} of the grid, got {num_frames}; pass only one of both"
-        )
-    return grid
-
-
 def _check_length(index: VideoIndex, grid: FrameGrid, tolerance_seconds: float) -> None:
     """Refuse a file that ends too long before the grid does."""
-    if not tolerance_seconds >= 0:
-        raise ValueError(f"expected duration_tolerance_seconds of at least 0, got {tolerance_seconds!r}")
     if index.duration_seconds < grid.duration_seconds - tolerance_seconds:
         raise VideoReadError(
             f"{shown_name(index.path)}: the file lasts {index.duration_seconds:.2f} s, the annotations say "

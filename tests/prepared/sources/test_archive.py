@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_frameseg.datasets.qvhighlights import load_qvhighlights
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared.cache import CacheError
 from hf_frameseg.prepared.sources import archive as video_archive
@@ -95,7 +95,7 @@ def pack_zip(path: Path, members: tuple[Path | tuple[str, bytes | str], ...]) ->
 def load(data_dir, tmp_path):
     def call(video_dir, cache="cache", **options):
         choices = {"num_frames": 3, "frame_size": 16, "frame_format": "raw", "cache_dir": tmp_path / cache, **options}
-        return load_qvhighlights(data_dir, "val", video_dir=str(video_dir), **choices)
+        return load_rows("qvhighlights", data_dir, "val", video_dir=str(video_dir), **choices)
 
     return call
 

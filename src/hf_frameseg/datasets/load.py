@@ -1,0 +1,95 @@
+"""One way to load any data set: by its name, or by a builder of your own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_frameseg._options import split_choices
+from hf_frameseg.video.settings import FrameSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from hf_frameseg.prepared.builder import FrameDatasetBuilder
+
+DATASETS = {
+    "qvhighlights": ("qvhighlights", "QVHighlights"),
+    "charades-sta": ("charades_sta", "CharadesSTA"),
+    "activitynet": ("activitynet", "ActivityNet"),
+    "table": ("table", "MomentTable"),
+}
+"""Name of a data set -> module in `hf_frameseg.datasets`, and its builder."""
+
+
+def builder_of(name: str) -> type[FrameDatasetBuilder]:
+    """Return the builder of a data set.
+
+    Args:
+        name: A key of `DATASETS`.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"expected a data set of {list(DATASETS)} or a class of a builder, got {name!r}")
+    module, builder = DATASETS[name]
+    return getattr(import_module(f"hf_frameseg.datasets.{module}"), builder)
+
+
+def load_rows(
+    dataset: str | type[FrameDatasetBuilder],
+    data_dir: str | Path,
+    split: str = "train",
+    frames: FrameSettings | None = None,
+    *,
+    frame_format: str = "jpeg",
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    check: bool = False,
+    **options: Any,
+) -> Dataset:
+    """Load one split of a data set, decoding its videos the first time only.
+
+    Args:
+        dataset: A key of `DATASETS`, or a class of a builder.
+        data_dir: Folder with the files that the module of the data set lists; for "table" the file of the queries.
+        split: "train", "val" or "test", as far as the data set has them. A table is one split, under any name.
+        frames: Which frames stand for a video, at what size, and how files are read; None takes the paper's.
+        frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
+        cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
+        num_proc: Processes that decode; the result does not depend on it.
+        check: Compare all that is in the cache with its checksums; else sizes, which show no flipped bit.
+        **options: Fields of `FrameSettings` to set differently, such as `num_frames`; and other fields of the data
+            set's config, such as `video_dir` (a folder, or an archive), `on_error`, or a table's `rating_scale`.
+
+    Returns:
+        A data set with the columns listed in `hf_frameseg.prepared.builder`, in the order of the annotations. Where
+        `saliency_source` is "window" the ratings are made up, and highlight scores mean nothing.
+
+    Raises:
+        FileNotFoundError: If the folder, the annotations or (with `on_error="raise"`) a video is not there.
+        CacheError: If the cache cannot be written.
+        AnnotationError: If an annotation is wrong; the message names the file and the place in it.
+        VideoReadError: If (with `on_error="raise"`) a video cannot be read.
+        ValueError: If there is no such data set, or an argument is out of range.
+
+    Example:
+        ::
+
+            rows = load_rows("qvhighlights", "QVH", "val", num_frames=25, frame_size=384, on_error="skip")
+    """
+    build = builder_of(dataset) if isinstance(dataset, str) else dataset
+    choices, others = split_choices(options, FrameSettings)
+    builder = build(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        data_dir=str(data_dir),
+        splits=(split,),
+        frames=(frames or FrameSettings()).changed(**choices),
+        frame_format=frame_format,
+        **others,
+    )
+    return builder.load(split, num_proc, check=check)
