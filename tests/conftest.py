@@ -189,7 +189,7 @@ def tiny_llava_model() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_qwen_processor(make_tokenizer: Callable[..., Any]) -> Any:
-    """Qwen2-VL processor: 1 token per image of 16 x 16, flattened patches, `mm_token_type_ids`."""
+    """Qwen2-VL processor: 1 token per image of 16 x 16 or two pictures of a video, patches, `mm_token_type_ids`."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     turns = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -197,11 +197,12 @@ def tiny_qwen_processor(make_tokenizer: Callable[..., Any]) -> Any:
     tokenizer = make_tokenizer(turns + vision, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=256, max_pixels=1024),
-        video_processor=Qwen2VLVideoProcessor(patch_size=8),
+        video_processor=Qwen2VLVideoProcessor(patch_size=8, min_pixels=256, max_pixels=1024),
         tokenizer=tokenizer,
         chat_template="{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
         "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% elif part['type'] == 'video' %}"
+        "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
         "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     )
 

@@ -132,3 +132,56 @@ def test_right_padding_is_noticed(tiny_processor: Any) -> None:
 def test_image_token_in_a_query_is_refused(tiny_processor: Any) -> None:
     with pytest.raises(ValueError, match="images"):
         encode_prompts(tiny_processor, COMPACT, ["a dog <image>"], frames_of(2))
+
+
+# Videos
+
+
+def video_prompt(each: bool, pictures: int) -> PromptTemplate:
+    shown = {"frame_line": "{index}: {video}\n"} if each else {"before": "{video}", "frame_line": ""}
+    return PromptTemplate(name="video", **shown, pictures_per_window=pictures)
+
+
+@pytest.mark.parametrize(("each", "groups", "steps"), [(True, 3 + 2, [1] * 5), (False, 2, [3, 2])])
+def test_frames_go_in_as_videos(tiny_qwen_processor: Any, each: bool, groups: int, steps: list[int]) -> None:
+    batch = encode_prompts(tiny_qwen_processor, video_prompt(each, 2), ["a dog", "a cat naps"], frames_of(6, 4))
+    video = batch["input_ids"] == tiny_qwen_processor.video_token_id
+    per_frame = (32 // 16) ** 2  # tokens of 2 x 2 patches of 8 pixels
+    assert video.sum(1).tolist() == [3 * per_frame, 2 * per_frame]
+    assert int((video[:, 1:] & ~video[:, :-1]).sum()) == groups
+    assert batch["video_grid_thw"].tolist() == [[t, 4, 4] for t in steps]
+    assert "pixel_values" not in batch
+    assert len(batch["pixel_values_videos"]) == 5 * 16
+
+
+def test_pictures_stay_as_they_are_read(tiny_qwen_processor: Any) -> None:
+    rising = np.stack([np.full((16, 16, 3), 20 * number, dtype=np.uint8) for number in range(6)])
+    batch = encode_prompts(tiny_qwen_processor, video_prompt(False, 2), ["a dog"], [rising])
+    shown = batch["pixel_values_videos"].view(3, 4, 3, 2, 64)  # steps, patches, channels, pictures of a step, pixels
+    red = shown[:, :, 0].mean(dim=(1, 3)).flatten()
+    assert torch.allclose(red.diff(), red.diff()[0].expand(5), atol=1e-5)  # all six, in order: none sampled away
+    assert red.diff()[0] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("pictures", "count", "message"),
+    [
+        (1, 4, "expected a video of 4 steps in time, one for each frame, got 2: set the prompt's pictures_per_window"),
+        (2, 5, "shows 2 pictures a window: expected a multiple of that, got 5"),
+    ],
+)
+def test_pictures_that_are_merged_across_frames_are_refused(
+    tiny_qwen_processor: Any, pictures: int, count: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        encode_prompts(tiny_qwen_processor, video_prompt(False, pictures), ["a dog"], frames_of(count))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_leaves_out_videos_is_noticed(tiny_qwen_processor: Any) -> None:
+    def lose(batch: dict[str, Any]) -> dict[str, Any]:
+        video = batch["input_ids"] == tiny_qwen_processor.video_token_id
+        return {**batch, "input_ids": batch["input_ids"].masked_fill(video, 32)}
+
+    with pytest.raises(ValueError, match=r"expected video tokens for 3 frames, got 0 in 0 group"):
+        encode_prompts(Wrapped(tiny_qwen_processor, lose), video_prompt(True, 2), ["a dog"], frames_of(6))

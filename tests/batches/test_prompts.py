@@ -90,12 +90,56 @@ def test_bare_frame_lines_make_no_empty_text() -> None:
     assert PROMPTS["compact"].separates_frames
 
 
+def test_frames_as_videos_of_their_own() -> None:
+    prompt = PromptTemplate(name="v", frame_line="{index} at {seconds:.0f} s: {video}\n", pictures_per_window=2)
+    assert (prompt.kind, prompt.is_one_video, prompt.separates_frames, prompt.tells_time) == (
+        "video",
+        False,
+        True,
+        True,
+    )
+    content = prompt.messages("a dog", 2, [1.0, 3.0])[0]["content"]
+    assert [part.get("text", part["type"]) for part in content] == [
+        "0 at 1 s: ",
+        "video",
+        "\n1 at 3 s: ",
+        "video",
+        "\na dog",
+    ]
+    assert prompt.num_frames(6) == 3
+    with pytest.raises(ValueError, match="'v' shows 2 pictures a window: expected a multiple of that, got 5"):
+        prompt.num_frames(5)
+    assert get_prompt(prompt.to_dict()) == prompt
+
+
+def test_all_frames_as_one_video() -> None:
+    prompt = PromptTemplate(name="v", before="Look: {video}\n", frame_line="", after="{num_frames} digits: {query}")
+    assert (prompt.kind, prompt.is_one_video, prompt.separates_frames, prompt.tells_time) == (
+        "video",
+        True,
+        False,
+        False,
+    )
+    content = prompt.messages("a dog", 3)[0]["content"]
+    assert [part.get("text", part["type"]) for part in content] == ["Look: ", "video", "\n3 digits: a dog"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"after": "no sentence"}, r"put \{query\}"),
         ({"frame_line": "Frame {index}\n"}, "exactly once"),
         ({"frame_line": "{image}{image}"}, "exactly once"),
+        ({"frame_line": "{image}{video}"}, "exactly once"),
+        ({"frame_line": "{video}", "before": "{video}"}, "exactly once"),
+        ({"frame_line": ""}, "exactly once, or to be empty with {video} once in before or after, got ''"),
+        ({"frame_line": "", "before": "{video}{video}"}, "exactly once"),
+        ({"frame_line": "-", "before": "{video}"}, "exactly once"),
+        ({"frame_line": "", "before": "{image}"}, r"unknown field\(s\) \['image'\]"),
+        ({"pictures_per_window": 2}, "pictures_per_window from 1 to 16, and 1 with {image}, got 2"),
+        ({"frame_line": "{video}", "pictures_per_window": 0}, "pictures_per_window from 1 to 16"),
+        ({"frame_line": "{video}", "pictures_per_window": True}, "pictures_per_window from 1 to 16"),
+        ({"frame_line": "{video}", "pictures_per_window": "2"}, "pictures_per_window from 1 to 16.*got '2'"),
         ({"before": "{frames} frames"}, r"unknown field\(s\) \['frames'\]"),
         ({"frame_line": "{index} {image} {query}"}, r"unknown field\(s\) \['query'\]"),
         ({"before": "an open { brace"}, "before is no format string"),

@@ -41,20 +41,23 @@ def encode_prompts(
         processor: Any multimodal processor of transformers with a chat template.
         prompt: The prompt.
         queries: B sentences.
-        frames: B arrays (F, H, W, 3) uint8; F may differ between rows.
-        times_seconds: When each of these frames is shown, B times (F,); needed by a prompt that tells it.
+        frames: B arrays (F, H, W, 3) uint8; F may differ between rows. A prompt with several pictures a window takes
+            that many times F pictures.
+        times_seconds: When each of the F frames is shown, B times (F,); needed by a prompt that tells it.
 
     Returns:
         The processor's tensors; the last column of `input_ids` (B, L) is the last prompt token of every row.
 
     Raises:
         ValueError: When the chat template does not interleave text and images, the processor does not write one group
-            of image tokens per frame, or it does not pad on the left, or the prompt lacks times.
+            of image tokens per frame or merges more pictures than the prompt says, or it does not pad on the left, or
+            the prompt lacks times.
     """
     texts = []
+    num_frames = [prompt.num_frames(len(row)) for row in frames]
     times = [None] * len(queries) if times_seconds is None else times_seconds
-    for query, row, row_times in zip(queries, frames, times, strict=True):
-        messages = prompt.messages(query, len(row), row_times)
+    for query, count, row_times in zip(queries, num_frames, times, strict=True):
+        messages = prompt.messages(query, count, row_times)
         texts.append(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         if len(texts) == 1:
             _check_interleaved(texts[0], messages[-1]["content"])
@@ -62,7 +65,7 @@ def encode_prompts(
     bos = processor.tokenizer.bos_token
     encoded = processor(
         text=texts,
-        images=[list(row) for row in frames],
+        **_shown(prompt, frames),
         padding=True,
         padding_side="left",
         add_special_tokens=not (bos and texts[0].startswith(bos)),
@@ -71,8 +74,20 @@ def encode_prompts(
     batch = dict(encoded)
     if not bool(batch["attention_mask"][:, -1].all()):
         raise ValueError("the processor ignored padding_side='left': set processor.tokenizer.padding_side = 'left'")
-    _check_frame_groups(processor, batch["input_ids"], [len(row) for row in frames], prompt)
+    _check_frame_groups(processor, batch["input_ids"], num_frames, prompt)
+    if prompt.is_one_video and "video_grid_thw" in batch:
+        _check_merged(batch["video_grid_thw"][:, 0].tolist(), num_frames)
     return batch
+
+
+def _shown(prompt: PromptTemplate, frames: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return the argument of a processor that holds the frames."""
+    if prompt.kind == "image":
+        return {"images": [list(row) for row in frames]}
+    if not prompt.is_one_video:
+        size = prompt.pictures_per_window
+        frames = [row[first : first + size] for row in frames for first in range(0, len(row), size)]
+    return {"videos": list(frames), "do_sample_frames": False}
 
 
 def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -140,19 +155,30 @@ def _check_interleaved(text: str, content: list[dict[str, Any]]) -> None:
 
 
 def _check_frame_groups(processor: Any, ids: torch.Tensor, num_frames: list[int], prompt: PromptTemplate) -> None:
-    """Refuse a text whose image tokens cannot be one equal group (or several) per frame.
+    """Refuse a text whose image (or video) tokens cannot be one equal group (or several) per frame.
 
     All frames of a row have one size, hence the same number of tokens and of groups. Processors without an
     `image_token_id` (none of the multimodal chat models of transformers 5) cannot be checked.
     """
-    if getattr(processor, "image_token_id", None) is None:
+    token_id = getattr(processor, f"{prompt.kind}_token_id", None)
+    if token_id is None:
         return
-    image = ids == processor.image_token_id
+    image = ids == token_id
     starts = image.clone()
     starts[:, 1:] &= ~image[:, :-1]
     for tokens, groups, frames in zip(image.sum(1).tolist(), starts.sum(1).tolist(), num_frames, strict=True):
         if tokens == 0 or tokens % frames or (prompt.separates_frames and groups % frames):
             raise ValueError(
-                f"expected image tokens for {frames} frames, got {tokens} in {groups} group(s): the chat template must "
-                "write every image of the message, and the query must not contain the image token"
+                f"expected {prompt.kind} tokens for {frames} frames, got {tokens} in {groups} group(s): the chat "
+                f"template must write every {prompt.kind} of the message, and the query must not contain its token"
+            )
+
+
+def _check_merged(steps: list[int], num_frames: list[int]) -> None:
+    """Refuse a processor that merges pictures of several frames into one step of time."""
+    for found, frames in zip(steps, num_frames, strict=True):
+        if found % frames:
+            raise ValueError(
+                f"expected a video of {frames} steps in time, one for each frame, got {found}: set the prompt's "
+                "pictures_per_window to the number of pictures that the processor merges (2 for Qwen2-VL)"
             )

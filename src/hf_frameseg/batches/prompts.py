@@ -1,4 +1,4 @@
-"""Prompts: chat messages with one image per frame, for the chat template of any multimodal processor."""
+"""Prompts: chat messages with pictures or videos, for the chat template of any multimodal processor."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ MAX_FIELDS = 20
 
 # Widths and precisions of two digits: `{index:1000000000}` would fill the memory. Text has no format at all.
 _NUMBER_FORMAT = re.compile(r"(.?[<>=^])?[-+ ]?0?\d{0,2}(\.\d{1,2})?[deEfFgG%]?", re.DOTALL)
-_AROUND = {"num_frames": True, "last_index": True, "query": False}  # field -> whether it is a number
-_LINE = {"index": True, "seconds": True, "image": False}
+_AROUND = {"num_frames": True, "last_index": True, "query": False, "video": False}  # field -> whether it is a number
+_LINE = {"index": True, "seconds": True, "image": False, "video": False}
 
-_IMAGE_MARK = "\x00"  # stands for the image while a frame line is formatted; no prompt contains it
+_MARK = "\x00"  # stands for an image or a video while text is formatted; no prompt contains it
+
+MAX_PICTURES_PER_WINDOW = 16
+"""Most pictures that stand for one window; models merge 2."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,22 @@ class PromptTemplate:
     The texts are `str.format` templates; write a literal brace as `{{`. The template knows nothing about special
     tokens: those belong to the chat template of the model's processor.
 
+    A model that looks at videos gets its frames as `{video}`: each frame as a video of its own, in `frame_line`, or all
+    of them as one, in `before` or `after` with an empty `frame_line`. Where it merges neighbouring pictures (Qwen2-VL:
+    2), `pictures_per_window` of them stand for one frame of the answer.
+
     Args:
         name: Name shown in errors and saved configurations.
         system: Text of the system message, or None for models and recipes without one.
-        before: User text before the frames. Fields: `{num_frames}`, `{last_index}` (F - 1), `{query}`.
+        before: User text before the frames. Fields: `{num_frames}`, `{last_index}` (F - 1), `{query}`, `{video}`.
         frame_line: Text of one frame. Fields: `{index}` (from 0), `{seconds}` (when the frame is shown: a float,
-            give it a format such as `{seconds:.1f}`) and, exactly once, `{image}`.
+            give it a format such as `{seconds:.1f}`) and, exactly once, `{image}` or `{video}`.
         after: User text after the frames. Same fields as `before`; `{query}` must be in one of the two.
+        pictures_per_window: Pictures of a video that stand for one of the F frames; a row then holds that many times F.
 
     Raises:
         ValueError: When a text is none or too long, a field is unknown or has an impossible format or one of more than
-            two digits, `{image}` is not there exactly once, or `{query}` is nowhere.
+            two digits, the frames are not shown exactly once, or `{query}` is nowhere.
 
     Example:
         >>> template = PromptTemplate(name="mine", frame_line="{index} {image}\n", after="Show: {query}")
@@ -65,6 +73,7 @@ class PromptTemplate:
     before: str = ""
     frame_line: str = "Frame {index}: {image}\n"
     after: str = "{query}"
+    pictures_per_window: int = 1
 
     def __post_init__(self) -> None:
         """Check the texts once, here, so that rendering cannot fail later."""
@@ -75,15 +84,27 @@ class PromptTemplate:
                 _check_text(f"prompt {self._shown_name}: {field}", getattr(self, field), most)
         around = [field for where in ("before", "after") for field in self._fields(where, _AROUND)]
         line = self._fields("frame_line", _LINE)
-        if line.count("image") != 1:
+        by_line, at_once = line.count("image") + line.count("video"), around.count("video")
+        if (by_line, at_once) != (1, 0) and not (at_once == 1 and self.is_one_video):
             raise ValueError(
-                f"prompt {self._shown_name}: frame_line needs {{image}} exactly once, got {self.frame_line!r:.80}"
+                f"prompt {self._shown_name}: frame_line needs {{image}} or {{video}} exactly once, or to be empty with "
+                f"{{video}} once in before or after, got {self.frame_line!r:.80}"
             )
+        self._check_pictures()
         if "query" not in around:
             raise ValueError(
                 f"prompt {self._shown_name}: put {{query}} into before or after, else the model never sees it"
             )
         self._check_formats()
+
+    def _check_pictures(self) -> None:
+        """Refuse a number of pictures that cannot stand for one frame."""
+        count = self.pictures_per_window
+        if type(count) is not int or not 1 <= count <= MAX_PICTURES_PER_WINDOW or (count > 1 and self.kind == "image"):
+            raise ValueError(
+                f"prompt {self._shown_name}: expected pictures_per_window from 1 to {MAX_PICTURES_PER_WINDOW}, and 1 "
+                f"with {{image}}, got {printable(f'{count!r:.80}')}"
+            )
 
     @property
     def _shown_name(self) -> str:
@@ -117,16 +138,42 @@ class PromptTemplate:
     def _check_formats(self) -> None:
         """Render once: a format such as `{seconds:d}` shows only then."""
         try:
-            self.frame_line.format(index=0, seconds=0.0, image=_IMAGE_MARK)
+            self.frame_line.format(index=0, seconds=0.0, image=_MARK, video=_MARK)
             for text in (self.before, self.after):
-                text.format(num_frames=1, last_index=0, query="")
+                text.format(num_frames=1, last_index=0, query="", video=_MARK)
         except (ValueError, LookupError) as error:
             raise ValueError(f"prompt {self._shown_name}: a field has an impossible format: {error}") from None
 
     @property
     def separates_frames(self) -> bool:
-        """Tell whether text stands between the images of neighbouring frames."""
-        return self.frame_line.strip() != "{image}"
+        """Tell whether text stands between neighbouring frames."""
+        return self.frame_line.strip() not in ("{image}", "{video}", "")
+
+    @property
+    def is_one_video(self) -> bool:
+        """Tell whether all frames are shown as one video."""
+        return self.frame_line == ""
+
+    @property
+    def kind(self) -> str:
+        """Return what the frames are to the model: "image" or "video"."""
+        return "image" if "image" in self._fields("frame_line", _LINE) else "video"
+
+    def num_frames(self, num_pictures: int) -> int:
+        """Return how many frames F so many pictures stand for.
+
+        Args:
+            num_pictures: Pictures of a row.
+
+        Raises:
+            ValueError: If some would be left over.
+        """
+        if num_pictures % self.pictures_per_window:
+            raise ValueError(
+                f"prompt {self._shown_name} shows {self.pictures_per_window} pictures a window: expected a multiple of "
+                f"that, got {num_pictures}; set num_frames to one"
+            )
+        return num_pictures // self.pictures_per_window
 
     @property
     def tells_time(self) -> bool:
@@ -144,8 +191,8 @@ class PromptTemplate:
             times_seconds: When each frame is shown in the video, shape (F,); needed by a prompt that tells it.
 
         Returns:
-            Messages whose `content` is a list of `{"type": "text", "text": ...}` and `{"type": "image"}` entries in
-            reading order, F images in all, as `apply_chat_template` of transformers' multimodal processors takes them.
+            Messages whose `content` is a list of `{"type": "text", "text": ...}` and `{"type": "image"}` (or `"video"`)
+            entries in reading order, as `apply_chat_template` of transformers' multimodal processors takes them.
 
         Raises:
             ValueError: When `check_query` refuses the query, `num_frames` is below 1, or the prompt tells times and
@@ -155,15 +202,16 @@ class PromptTemplate:
         if num_frames < 1:
             raise ValueError(f"expected num_frames of at least 1, got {num_frames}; pass the number of frames shown")
         times = self._times(num_frames, times_seconds)
-        fields = {"num_frames": num_frames, "last_index": num_frames - 1, "query": query}
-        content: list[dict[str, Any]] = []
-        text = self.before.format(**fields)
-        for index, seconds in enumerate(times):
-            shown = self.frame_line.format(index=index, seconds=seconds, image=_IMAGE_MARK)
-            lead, trail = shown.split(_IMAGE_MARK)
-            content += [*_text(text + lead), {"type": "image"}]
-            text = trail
-        content += _text(text + self.after.format(**fields))
+        fields = {"num_frames": num_frames, "last_index": num_frames - 1, "query": query, "video": _MARK}
+        lines = (
+            self.frame_line.format(index=index, seconds=seconds, image=_MARK, video=_MARK)
+            for index, seconds in enumerate(times)
+        )
+        text = self.before.format(**fields) + "".join(lines) + self.after.format(**fields)
+        first, *others = text.split(_MARK)
+        content = _text(first)
+        for part in others:
+            content += [{"type": self.kind}, *_text(part)]
         system = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
         return [*system, {"role": "user", "content": content}]
 
@@ -178,7 +226,7 @@ class PromptTemplate:
             )
         return [float(seconds) for seconds in times_seconds]
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> dict[str, str | int | None]:
         """Return the fields as plain JSON values; `get_prompt` reads them back."""
         return asdict(self)
 

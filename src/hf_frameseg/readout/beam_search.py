@@ -168,8 +168,8 @@ def _with_shared_prompt(
 ) -> Mapping[str, Any]:
     """Return the inputs of text with the cache of all tokens but the last, or the same inputs where that cannot be."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    image_token_id = getattr(model.config, "image_token_id", None)
-    ends_in_image = image_token_id is not None and bool((ids[:, -1] == image_token_id).any())
+    visual = [getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video")]
+    ends_in_image = any(bool((ids[:, -1] == token).any()) for token in visual if token is not None)
     if ends_in_image or not mask[:, :-1].any(dim=1).all():
         return inputs
     along_text = {key: value for key, value in inputs.items() if key == "attention_mask" or is_along_text(value, ids)}
