@@ -33,6 +33,7 @@ from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared.frame_columns import JPEG_QUALITY, encode_frames, row_frames
 from hf_frameseg.prepared.one_video import prepare_video
+from hf_frameseg.records import read_json_lines, write_json_lines
 from hf_frameseg.sharing.config import TINY_BASE
 from hf_frameseg.video.index import index_video
 from hf_frameseg.video.read import read_frames
@@ -126,7 +127,7 @@ def make_data(folder: Path, num_videos: int, seconds: int) -> None:
         }
         for number, path in enumerate(paths)
     ]
-    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(annotations, rows)
 
 
 def make_video(path: Path, seconds: int) -> None:
@@ -163,7 +164,7 @@ def textured_picture(rng: np.random.Generator) -> np.ndarray:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "highlight_train_release.jsonl").read_text().splitlines()]
+    return read_json_lines(folder / "highlight_train_release.jsonl")
 
 
 # 2. Preparation -------------------------------------------------------------------------------------------------------

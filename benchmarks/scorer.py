@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_frameseg.records import write_json_lines
+
 QUERIES = 1550  # of the validation split
 PROMISES: dict[str, tuple[str, float]] = {
     "ratio": ("at least", 20.0),
@@ -80,7 +82,7 @@ def measure(queries: int, rounds: int, seed: int) -> dict[str, Any]:
     submission, truth = make_case(queries, seed)
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in (("submission", submission), ("truth", truth)):
-            (Path(folder) / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+            write_json_lines(Path(folder) / f"{name}.jsonl", rows)
         child_run = timed(lambda: run_child(Path(folder)))
         child = child_run.result
 
@@ -139,7 +141,7 @@ def cpu_ratio(pair: tuple[Timing, Timing]) -> float:
 def import_time() -> float:
     """Import the metrics in a new process, without torch, and return what the import alone took."""
     code = (
-        "import sys, time; start = time.perf_counter(); import hf_frameseg.metrics; "
+        "import sys, time; start = time.perf_counter(); from hf_frameseg.metrics import evaluate_submission; "
         "print(time.perf_counter() - start, 'torch' in sys.modules)"
     )
     seconds, has_torch = subprocess.run(

@@ -32,6 +32,7 @@ from hf_frameseg.metrics import headline
 from hf_frameseg.objectives import PAPER_WEIGHTS, PAPER_WEIGHTS_START
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS
 from hf_frameseg.readout.evaluation_mode import evaluating
+from hf_frameseg.records import write_json_lines
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_processor
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
@@ -223,7 +224,7 @@ def main(argv: list[str] | None = None) -> str:
                 continue
             entry = {"settings": shared, **job.result()}
             done.append(entry)
-            atomic_write(log, "".join(json.dumps(one) + "\n" for one in done))
+            write_json_lines(log, done)
             print(f"{entry['variant']}, seed {entry['seed']}: {entry['free_running']}", flush=True)
     if failures:
         raise failures[0]

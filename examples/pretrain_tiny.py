@@ -33,6 +33,7 @@ from hf_frameseg.models.xgenmm import (
     XGenMMProcessor,
 )
 from hf_frameseg.readout.evaluation_mode import evaluating
+from hf_frameseg.records import read_json_lines, write_json_lines
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.video.settings import FrameSettings
 
@@ -338,17 +339,17 @@ def run_stages(
     folder.mkdir(parents=True, exist_ok=True)
     log: list[dict] = []
     for number, stage in enumerate(STAGES):
-        weights, lines = folder / f"{number}.pt", folder / f"{number}.json"
+        weights, lines = folder / f"{number}.pt", folder / f"{number}.jsonl"
         if weights.exists() and lines.exists():
             model.load_state_dict(torch.load(weights))
-            log += json.loads(lines.read_text())
+            log += read_json_lines(lines)
             print(f"stage {stage.name!r}: loaded from {weights}", flush=True)
             continue
         # every stage has its own pictures, so that a continued run equals an undisturbed one
         maker = TaskMaker(tokenizer, [seed, number])
         entries = run_stage(model, maker, TaskMaker(tokenizer, [seed, number, 1]), stage)
         torch.save(model.state_dict(), weights)
-        lines.write_text(json.dumps(entries))
+        write_json_lines(lines, entries)
         log += entries
     return log
 
@@ -374,8 +375,8 @@ def main(argv: list[str] | None = None) -> None:
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
     FrameSegmentationConfig(FrameSettings(frame_size=IMAGE_SIZE), prompt="compact").save(args.output_dir)
-    lines = "".join(json.dumps(entry) + "\n" for entry in [{"seed": args.seed, "rope_theta": args.rope_theta}, *log])
-    (args.output_dir / "pretrain_log.jsonl").write_text(lines)
+    header = {"seed": args.seed, "rope_theta": args.rope_theta}
+    write_json_lines(args.output_dir / "pretrain_log.jsonl", [header, *log])
 
 
 if __name__ == "__main__":

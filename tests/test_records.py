@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hf_frameseg import records
-from hf_frameseg.records import read_records, read_text_file
+from hf_frameseg.records import read_json_lines, read_records, read_text_file, write_json_lines
 
 
 def rows_of(data: bytes) -> list[dict]:
@@ -76,3 +76,32 @@ def test_names_are_printed_as_text(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\\x1b\[2J\\n0 errors is not JSON") as caught:
         read_records(read_text_file(path))
     assert "\x1b" not in str(caught.value)
+
+
+def test_json_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [{"qid": 1, "text": "a\u2028é\n"}, {"qid": 2, "score": 1 / 3}]
+    path = tmp_path / "new" / "rows.jsonl"
+    for ensure_ascii in (True, False):
+        write_json_lines(path, iter(rows), ensure_ascii)
+        assert path.read_bytes().isascii() == ensure_ascii
+        assert path.read_text("utf-8").count("\n") == 2
+        assert read_json_lines(path) == rows
+
+
+def test_json_lines_appear_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_json_lines(path, [{"a": 1}])
+    with pytest.raises(TypeError):
+        write_json_lines(path, [{"a": 2}, {"a": {3}}])
+    assert read_json_lines(path) == [{"a": 1}]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(("line", "reason"), [('{"a": ', "got Expecting value"), ("[1]", "got \\[1\\]")])
+def test_a_damaged_line_of_json_lines_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(
+        ValueError, match=rf"rows.jsonl:2: expected a text file with one JSON object per line, {reason}"
+    ):
+        read_json_lines(path)

@@ -13,12 +13,13 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hf_frameseg._text import printable
+from hf_frameseg._files import atomic_write
+from hf_frameseg._text import printable, short
 
 MAX_FILE_BYTES = 256 * 2**20
 """Largest file that is read, unpacked: 100,000 queries with ten windows and 75 saliency scores have about as much."""
@@ -174,6 +175,40 @@ def records_of_lines(lines: Iterator[tuple[int, str | bytes]]) -> Records:
         except (ValueError, RecursionError) as error:
             records.faults.append(_not_json(error, number))
     return records
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Read a file that `write_json_lines` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        OSError: If it is not there or cannot be read.
+        ValueError: If it is damaged; the message names file and line.
+    """
+    file = read_text_file(path)
+    records = read_records(file)
+    for fault in records.faults:
+        raise ValueError(f"{file.name}:{fault.line}: {EXPECTED}, got {fault.reason or short(fault.value)}")
+    return records.rows
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]], ensure_ascii: bool = True) -> None:
+    """Write one JSON object per line, the file whole or not at all.
+
+    Args:
+        path: The file; an old one is replaced when the new one is complete.
+        rows: The objects.
+        ensure_ascii: Whether letters beyond ASCII are written as escapes.
+
+    Raises:
+        OSError: If it cannot be written; the message names the path.
+    """
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in rows))
 
 
 def _read(source: str | Path | BinaryIO, expected: str) -> tuple[str, bytes]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_frameseg._files import atomic_writer
 from hf_frameseg._text import printable
 from hf_frameseg.cli.tables import count, format_table, number
 
@@ -89,11 +88,9 @@ def _audit(options: argparse.Namespace) -> None:
         write_json(options.json, {"file": path.name, **report})
         written.append(f"numbers  {options.json}")
     if options.output is not None:
-        from hf_frameseg.visualization import audit_figure
+        from hf_frameseg.visualization import audit_figure, save_figure
 
-        figure = audit_figure(report, printable(path.name))
-        with atomic_writer(options.output) as file:
-            figure.savefig(file, format=options.output.suffix[1:])
+        save_figure(audit_figure(report, printable(path.name)), options.output)
         written.append(f"picture  {options.output}")
     print(audit_text(report, path.name, shutil.get_terminal_size().columns))
     print("\n".join(["", *map(printable, written)]) if written else "", end="\n" if written else "")

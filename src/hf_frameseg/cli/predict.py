@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_frameseg._files import atomic_write, atomic_writer, check_outputs
+from hf_frameseg._files import atomic_write, check_outputs
 from hf_frameseg._text import printable
 
 if TYPE_CHECKING:
@@ -142,12 +142,12 @@ def _check_options(options: argparse.Namespace) -> list[Path]:
 
 
 def _write_picture(prediction: FramePrediction, frames: np.ndarray, path: Path) -> None:
-    from hf_frameseg.visualization import qualitative_figure
+    from hf_frameseg.visualization import qualitative_figure, save_figure
 
     figure = qualitative_figure(prediction, frames=frames)
-    with atomic_writer(path) as file, warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(file, format=path.suffix[1:].lower())
+        save_figure(figure, path)
     if any("missing from font" in str(warning.message) for warning in caught):  # one for every letter
         print(f"frameseg: warning: the font lacks letters of the query in {printable(path)}", file=sys.stderr)
 

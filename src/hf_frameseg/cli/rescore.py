@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._files import atomic_write, check_outputs
 from hf_frameseg._text import printable
+from hf_frameseg.records import write_json_lines
 
 if TYPE_CHECKING:
     from hf_frameseg.predictions import FramePrediction
@@ -82,7 +83,7 @@ def _rescore(options: argparse.Namespace) -> None:
             "frameseg": _made_by(options.frames, num_queries, found, one),
         }
         if options.submission is not None:
-            atomic_write(options.submission, "".join(json.dumps(row.to_submission()) + "\n" for row in found))
+            write_json_lines(options.submission, (row.to_submission() for row in found))
     print("\n".join(describe(results)))
     if options.json is not None:
         rows = {name: {**result["brief"], **result} for name, result in results.items()}

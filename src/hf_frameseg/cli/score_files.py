@@ -15,6 +15,7 @@ from hf_frameseg import __version__
 from hf_frameseg._files import atomic_write
 from hf_frameseg._text import printable
 from hf_frameseg.metrics import Interval, Outcomes, count_queries, mean_iou, query_table, recall_at
+from hf_frameseg.records import write_json_lines
 
 if TYPE_CHECKING:
     from hf_frameseg.cli.score_report import Scored
@@ -129,15 +130,14 @@ def write_columns(path: Path, columns: Columns) -> None:
         atomic_write(path, buffer.getvalue())
         return
     rows = zip(*columns.values(), strict=True)
-    text = io.StringIO()
     if path.suffix == ".csv":
+        text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_csv_cell(value) for value in row] for row in rows)
+        atomic_write(path, text.getvalue())
     else:
-        for row in rows:
-            text.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
-    atomic_write(path, text.getvalue())
+        write_json_lines(path, (dict(zip(columns, row, strict=True)) for row in rows), ensure_ascii=False)
 
 
 def _csv_cell(value: Any) -> Any:

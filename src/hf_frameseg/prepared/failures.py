@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_frameseg._files import atomic_write
 from hf_frameseg.prepared.cache import cache_errors
+from hf_frameseg.records import read_json_lines, write_json_lines
 
 FAILURES_FILE = "failures.jsonl"
 """Name of the report. It is in the cache folder, or beside it as `<folder>.failures.jsonl` if a failure was an error.
@@ -67,11 +66,10 @@ def write_failures(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     Raises:
         CacheError: If it cannot be written.
     """
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     with cache_errors(path.parent):
-        atomic_write(path, text)
+        write_json_lines(path, lines, ensure_ascii=False)
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:
     """Read a report; there are no failures if there is none."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    return read_json_lines(path) if path.is_file() else []

@@ -27,13 +27,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg._files import atomic_write
 from hf_frameseg._numbers import is_number
 from hf_frameseg._text import printable
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import probs_of, redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
+from hf_frameseg.records import write_json_lines
 
 REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
 VALUE_KEYS = ("log_odds", "probs")
@@ -57,7 +57,7 @@ def write_frames_file(path: str | Path, predictions: Iterable[FramePrediction]) 
     Raises:
         ValueError: If a prediction has no `qid` or no `vid`.
     """
-    atomic_write(path, "".join(json.dumps(_to_row(prediction)) + "\n" for prediction in predictions))
+    write_json_lines(path, map(_to_row, predictions))
 
 
 def read_frames_file(path: str | Path, settings: ProposalSettings = PAPER_PROPOSALS) -> list[FramePrediction]:

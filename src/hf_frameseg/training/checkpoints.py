@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from hf_frameseg._files import atomic_write
+
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -142,7 +144,7 @@ def record_processes(checkpoint: str | Path, world_size: int) -> None:
         checkpoint: The folder.
         world_size: How many.
     """
-    (Path(checkpoint) / PROCESSES_NAME).write_text(json.dumps({"world_size": world_size}) + "\n", encoding="utf-8")
+    atomic_write(Path(checkpoint) / PROCESSES_NAME, json.dumps({"world_size": world_size}) + "\n")
 
 
 def _state_problem(folder: Path) -> str | None:

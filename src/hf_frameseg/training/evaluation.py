@@ -6,7 +6,6 @@ ten. So every table has rows that cannot look: blank frames, the query of anothe
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_frameseg._files import atomic_write
 from hf_frameseg.metrics import evaluate_per_query, headline, recall_at, summarize_per_query, tasks_left_out
 from hf_frameseg.metrics.summary import check_thresholds
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import prediction_of, to_prediction
 from hf_frameseg.proposals.settings import SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.records import write_json_lines
 from hf_frameseg.sample import Rows, Sample, plain, samples_without_pictures, with_queries
 
 if TYPE_CHECKING:
@@ -165,8 +164,7 @@ def _by_qid(rows: Dataset | Rows) -> dict[int | str, Sample]:
 
 def write_submission(path: str | Path, predictions: Sequence[FramePrediction]) -> None:
     """Write an official submission file (JSON lines), whole or not at all."""
-    lines = (json.dumps(prediction.to_submission()) + "\n" for prediction in predictions)
-    atomic_write(path, "".join(lines))
+    write_json_lines(path, (prediction.to_submission() for prediction in predictions))
 
 
 def with_blank_frames(collator: Callable[[list[dict]], dict[str, torch.Tensor]]) -> BlankFrames:

@@ -8,6 +8,7 @@ _MODULE_OF = {
     "audit_figure": "audit",
     "comparison_figure": "comparison",
     "qualitative_figure": "qualitative",
+    "save_figure": "save",
     "time_weighted_ema": "training_curves",
     "training_curves_figure": "training_curves",
 }
