@@ -80,7 +80,7 @@ def reader(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def annotation() -> Callable[..., dict]:
     """Make a correct annotation of a 10 s video, with fields replaced."""
 
@@ -91,7 +91,7 @@ def annotation() -> Callable[..., dict]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_annotations() -> Callable[[Path, list[dict]], Path]:
     def write(path: Path, rows: list[dict]) -> Path:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")

@@ -1,8 +1,9 @@
 """Videos and their annotations as a `datasets` data set of cached frames, whatever data set they come from.
 
-Every video is decoded once, for all its queries. Labels and prompts are not part of the frames: changing a label rule
-or a prompt never decodes a video again. The cache is keyed by the choices, the annotations and the video files' places,
-sizes and times; to do without the videos later, keep the result with `dataset.save_to_disk`.
+Every video is decoded once and its frames are on disk once, for all its queries (`prepared/stored_once.py`). Labels and
+prompts are not part of the frames: changing a label rule or a prompt never decodes a video again. The cache is keyed by
+the choices, the annotations and the video files' places, sizes and times; to do without the videos later, keep the
+result with `save_shards` (`dataset.save_to_disk` writes the frames of a video again for every query).
 
 The annotated duration defines the frame grid. A file may be up to `duration_tolerance_seconds` shorter (its last frame
 then stands for the rest); of a longer file the part up to the annotated end is used.
@@ -41,6 +42,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from datasets.naming import filenames_for_dataset_split
+from datasets.table import concat_tables
 from datasets.utils import tqdm
 
 import datasets
@@ -59,6 +62,7 @@ from hf_frameseg.prepared.jobs import VideoJob, prepare_columns, run_jobs
 from hf_frameseg.prepared.manifest import find_damage, write_manifest
 from hf_frameseg.prepared.one_video import blank_columns
 from hf_frameseg.prepared.parts import Parts
+from hf_frameseg.prepared.stored_once import open_rows
 from hf_frameseg.targets import ANNOTATED_SALIENCY
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings
@@ -114,6 +118,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         self._failures: dict[Video, Failure] = {}
         self._damaged: dict[Video, float] = {}  # share of damaged pictures that were kept
         self._longer: dict[Video, float] = {}
+        self._stores_once = True  # other formats than Arrow are read by others
 
     def _info(self) -> datasets.DatasetInfo:
         """Describe the columns."""
@@ -204,6 +209,19 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         """Return the names of the parts of this data set."""
         return {job.key for job in self.plan().values()}
 
+    def _as_dataset(self, split: datasets.ReadInstruction | str, in_memory: bool = False) -> datasets.Dataset:
+        """Open a split, or parts of splits; every row has the frames of its video."""
+        infos = self.info.splits
+        spec = split if isinstance(split, datasets.ReadInstruction) else datasets.ReadInstruction.from_spec(str(split))
+        parts = []
+        for part in spec.to_absolute({name: info.num_examples for name, info in infos.items()}):
+            lengths = infos[part.splitname].shard_lengths
+            place = (self._output_dir, self.dataset_name, part.splitname)
+            files = filenames_for_dataset_split(*place, filetype_suffix="arrow", shard_lengths=lengths)
+            parts.append(open_rows(files, in_memory).slice(part.from_, part.to - part.from_))
+        name = datasets.Split(str(split))
+        return datasets.Dataset(concat_tables(parts), self.info, name, fingerprint=self._get_dataset_fingerprint(split))
+
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Open the prepared data; arguments are those of `DatasetBuilder`.
 
@@ -273,6 +291,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         self._failure_report().unlink(missing_ok=True)
         self._decode(num_proc)
         self._longer, self._damaged = {}, {}
+        self._stores_once = kwargs.get("file_format", "arrow") == "arrow"
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         self._warn_of_longer_files()
         if self._failures or self._damaged:
@@ -282,7 +301,9 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
         """Make one generator per split; its videos are decoded before."""
         generators = []
         for split in self.config.prepared_splits():
-            generator = datasets.SplitGenerator(name=split, gen_kwargs={"split": split})
+            # Rows of a stream are used as they come.
+            once = self._stores_once and not dl_manager.is_streaming
+            generator = datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "once": once})
             # Gives the progress bar its end; replaced by the real count.
             generator.split_info.num_examples = sum(
                 self.config.on_error == "blank" or _video(row) not in self._failures
@@ -291,13 +312,19 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             generators.append(generator)
         return generators
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the rows of a split in the order of its annotations."""
+    def _generate_examples(self, split: str, once: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows of a split in the order of its annotations; `once`: only the first of a video has frames."""
         grid = {"grid_kind": self.config.frames.grid_kind, "grid_phase": float(self.config.frames.grid_phase)}
-        video, columns = None, None
+        known: dict[Video, dict[str, Any] | None] = {}
         for row in self.config.annotations(split):
-            if video != _video(row):
-                video, columns = _video(row), self._columns(_video(row))
+            video = _video(row)
+            if video not in known:
+                if not once:
+                    known.clear()  # the frames of one video at a time
+                known[video] = self._columns(video)
+            columns = known[video]
+            if once and columns is not None:
+                known[video] = {**columns, "frames": None}
             if columns is None:
                 continue
             query = {name: row[name] for name in ("qid", "query", "vid")} | {"duration_seconds": video[1]}

@@ -94,6 +94,10 @@ def row_frames(row: Mapping[str, Any], variants: ArrayLike | None = None) -> NDA
             f"got {chosen.tolist()}"
         )
     frames = row["frames"]
+    if frames is None:
+        raise ValueError(
+            f"{_name(row)}: expected frames, got none: another row holds them; open the data by its builder"
+        )
     if isinstance(frames, bytes):
         if len(frames) != math.prod(shape):
             raise ValueError(f"{_name(row)}: expected {math.prod(shape)} bytes of frames, got {len(frames)}; {_REPAIR}")

@@ -12,7 +12,7 @@ from hf_frameseg.video.read import read_frames
 from hf_frameseg.video.sampling import VARIANTS
 from hf_frameseg.video.settings import FrameSettings
 
-FORMAT_VERSION = "3.0.0"
+FORMAT_VERSION = "4.0.0"
 """Raise it whenever the content of the cache changes for the same input; old caches are then not used."""
 
 BLANK_SIDE = 64

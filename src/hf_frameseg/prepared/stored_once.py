@@ -1,0 +1,131 @@
+"""Frames that are on disk once for each video, shown in the row of every query about it.
+
+In the files of a split the first row of a video holds its frames; in its other rows they are null. Opening the split
+lets every row point to the frames of its video. That copies nothing: a column of an Arrow table is a list of pieces,
+and pieces may be the same place of a file. So all that `datasets` does with rows works on these, too, and what it
+writes (`map`, `save_to_disk`) are plain rows, each with frames of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets.table import InMemoryTable, MemoryMappedTable, TableBlock
+
+from hf_frameseg._text import printable
+
+_FRAMES = "frames"
+_VIDEO = ("vid", "duration_seconds")  # what the frames of a row depend on
+_OPERATIONS = (
+    *("add_column", "append_column", "cast", "combine_chunks", "drop", "filter", "flatten", "remove_column"),
+    *("rename_columns", "replace_schema_metadata", "select", "set_column", "slice"),
+)
+
+
+class StoredOnceTable(MemoryMappedTable):
+    """Hold the rows of the files of a split, each with the frames of its video; a table of `datasets`.
+
+    It is pickled as the names of the files and what was done with the rows, as every table of `datasets` that is mapped
+    from files: a process that is handed one opens the files itself.
+
+    Args:
+        table: The rows.
+        files: The files.
+        replays: What was done with the rows of the files, as `MemoryMappedTable` keeps it.
+    """
+
+    def __init__(self, table: pa.Table, files: Sequence[str], replays: list[Any] | None = None) -> None:
+        super().__init__(table, files[0], replays)
+        self.files = list(files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of again."""
+        return {"files": self.files, "replays": self.replays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the files again."""
+        rows = self._apply_replays(_open_files(state["files"]), state["replays"])
+        self.__init__(rows, state["files"], state["replays"])
+
+
+def _operation(name: str) -> Callable[..., StoredOnceTable]:
+    """Return an operation of a table after which it still knows its files; that of `datasets` (5.2) keeps one file."""
+
+    @wraps(getattr(MemoryMappedTable, name))
+    def operate(table: StoredOnceTable, *args: Any, **kwargs: Any) -> StoredOnceTable:
+        replay = (name, deepcopy(args), deepcopy(kwargs))
+        made = table._apply_replays(table.table, [replay])
+        return StoredOnceTable(made, table.files, table._append_replay(replay))
+
+    return operate
+
+
+for _name in _OPERATIONS:
+    setattr(StoredOnceTable, _name, _operation(_name))
+
+
+def open_rows(files: Sequence[str | Path], in_memory: bool = False) -> TableBlock:
+    """Open the files of a split.
+
+    Args:
+        files: All Arrow files of the split, in order.
+        in_memory: Copy the rows into memory, each with frames of its own.
+
+    Returns:
+        A table for `datasets.Dataset`; every row has the frames of its video.
+
+    Raises:
+        ValueError: If no row holds the frames of a video.
+    """
+    names = [str(file) for file in files]
+    rows = _open_files(names)
+    return InMemoryTable(rows.combine_chunks()) if in_memory else StoredOnceTable(rows, names)
+
+
+def _open_files(files: Sequence[str]) -> pa.Table:
+    """Map the files into memory, and let every row point to its frames."""
+    return with_frames(pa.concat_tables([MemoryMappedTable.from_file(file).table for file in files]))
+
+
+def with_frames(rows: pa.Table) -> pa.Table:
+    """Let every row point to the frames of its video; nothing is copied.
+
+    Args:
+        rows: Rows with `vid`, `duration_seconds` and `frames`, which is null in all but the first row of a video.
+
+    Returns:
+        The rows with `frames` in each.
+
+    Raises:
+        ValueError: If no row holds the frames of a video.
+
+    Example:
+        >>> rows = {"vid": ["a", "b", "a"], "duration_seconds": [8.0, 8.0, 8.0], "frames": [b"1", b"2", None]}
+        >>> with_frames(pa.table(rows))["frames"].to_pylist()
+        [b'1', b'2', b'1']
+    """
+    frames = rows[_FRAMES]
+    if frames.null_count == 0:
+        return rows
+    holds = frames.is_valid().to_numpy()
+    holders: dict[tuple[Any, ...], int] = {}
+    places = np.arange(len(rows))
+    for place, video in enumerate(zip(*(rows[name].to_pylist() for name in _VIDEO), strict=True)):
+        if holds[place]:
+            holders.setdefault(video, place)
+        elif video in holders:
+            places[place] = holders[video]
+        else:
+            raise ValueError(f"no row holds the frames of video {printable(video[0])}")
+    # Rows that follow one another in the files stay together: the fewer pieces, the faster a table is.
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1).tolist()
+    runs = zip(starts, [*starts[1:], len(rows)], strict=True)
+    pieces = [chunk for start, end in runs for chunk in frames.slice(places[start], end - start).chunks]
+    column = rows.schema.get_field_index(_FRAMES)
+    return rows.set_column(column, rows.schema.field(column), pa.chunked_array(pieces, frames.type))
