@@ -160,9 +160,9 @@ class FrameSegmentationConfig:
             reason = printable(f"{error!s:.200}")
             raise ValueError(f"{name} is not valid JSON ({reason}): write it again with save") from None
         known = [field.name for field in fields(cls)]
-        if not isinstance(values, dict) or set(values) - set(known):
-            got = sorted(values) if isinstance(values, dict) else values
-            raise ValueError(f"expected {name} to hold some of {known}, got {short(got)}: remove the others")
+        others = sorted(set(values) - set(known)) if isinstance(values, dict) else values
+        if others or not isinstance(values, dict):
+            raise ValueError(f"expected {name} to hold some of {known}, got {short(others)}: remove what else is there")
         try:
             return cls(**{**values, "frames": FrameSettings.from_dict(values.get("frames", {}))})
         except ValueError as error:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg._imports import require
+from hf_frameseg._text import short
 from hf_frameseg.video.file import VideoReadError, shown_name
 from hf_frameseg.video.index import VideoIndex, no_frame_error
 from hf_frameseg.video.pyav_reader import DamagedPicture, decode_with_pyav
@@ -213,7 +214,7 @@ def reader_names(reader: str) -> tuple[str, ...]:
     module, _, function = str(reader).partition(":")
     is_ours = all(part.isidentifier() for part in (*module.split("."), function))  # no ".." and no path
     if reader not in READERS and not is_ours:
-        raise ValueError(f"expected reader to be one of {[*READERS, 'auto']} or 'module:function', got {reader!r}")
+        raise ValueError(f"expected reader to be one of {[*READERS, 'auto']} or 'module:function', got {short(reader)}")
     return (reader,)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from hf_frameseg._numbers import is_number
 from hf_frameseg._options import setting
 from hf_frameseg._text import short
 from hf_frameseg.moments import GRID_KINDS, MAX_GRID_FRAMES, FrameGrid
@@ -91,8 +92,8 @@ class FrameSettings:
         self._need("reader", isinstance(self.reader, str), "to be a text")
         reader_names(self.reader)  # refuses what is no reader
         tolerance, limit = self.duration_tolerance_seconds, self.timeout_seconds
-        self._need("duration_tolerance_seconds", _is_number(tolerance) and tolerance >= 0, "of at least 0")
-        in_time = limit is None or (_is_number(limit) and 0 < limit <= MAX_TIMEOUT_SECONDS)
+        self._need("duration_tolerance_seconds", is_number(tolerance) and tolerance >= 0, "of at least 0")
+        in_time = limit is None or (is_number(limit) and 0 < limit <= MAX_TIMEOUT_SECONDS)
         self._need("timeout_seconds", in_time, f"above 0 and up to {MAX_TIMEOUT_SECONDS:g}, or None for no limit")
         self._need("damaged", self.damaged in DAMAGED, f"to be one of {list(DAMAGED)}")
 
@@ -104,8 +105,8 @@ class FrameSettings:
     def _check_grid(self) -> None:
         """Refuse what is no grid."""
         self._need("grid_kind", self.grid_kind in GRID_KINDS, f"to be one of {list(GRID_KINDS)}")
-        self._need("grid_phase", _is_number(self.grid_phase), "to be a number")
-        self._need("grid_phase", -0.5 < self.grid_phase < 0.5, "above -0.5 and below 0.5")
+        in_window = is_number(self.grid_phase) and -0.5 < self.grid_phase < 0.5
+        self._need("grid_phase", in_window, "to be a number above -0.5 and below 0.5")
         if self.grid_phase and self.grid_kind != "middle":
             raise ValueError(
                 f"expected grid_phase 0 with grid_kind {self.grid_kind!r}, got {self.grid_phase!r}; use "
@@ -138,7 +139,7 @@ class FrameSettings:
         frames, seconds = self.variant_offset_frames, self.variant_offset_seconds
         most = f"to be a whole number >= 0, at most {MAX_OFFSET_FRAMES}"
         self._need("variant_offset_frames", _is_whole(frames, 0, MAX_OFFSET_FRAMES), most)
-        self._need("variant_offset_seconds", seconds is None or _is_number(seconds), "to be a number or None")
+        self._need("variant_offset_seconds", seconds is None or is_number(seconds), "to be a number or None")
         check_variant_offset(frames, seconds)
 
     def changed(self, **choices: Any) -> FrameSettings:
@@ -215,17 +216,12 @@ class FrameSettings:
             ValueError: If there are other fields, or one has no allowed value.
         """
         known = [one.name for one in fields(cls) if one.name not in OF_THIS_MACHINE]
-        if not isinstance(values, Mapping) or set(values) - set(known):
-            got = sorted(values) if isinstance(values, Mapping) else values
-            raise ValueError(f"expected frames to hold some of {known}, got {short(got)}: remove the others")
+        others = sorted(set(values) - set(known)) if isinstance(values, Mapping) else values
+        if others or not isinstance(values, Mapping):
+            raise ValueError(f"expected frames to hold some of {known}, got {short(others)}: remove what else is there")
         return cls(**values)
 
 
 def _is_whole(value: Any, lowest: int, highest: int) -> bool:
     """Tell whether a value is a whole number of a range."""
     return type(value) is int and lowest <= value <= highest
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a value is a number that can be compared."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

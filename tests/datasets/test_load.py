@@ -1,0 +1,52 @@
+"""One loader for every data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_frameseg.datasets.load import DATASETS, builder_of, load_rows
+from hf_frameseg.datasets.qvhighlights import QVHighlights
+from hf_frameseg.prepared.builder import FrameDatasetBuilder
+from hf_frameseg.video.settings import FrameSettings
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_name_is_a_builder(name: str) -> None:
+    assert issubclass(builder_of(name), FrameDatasetBuilder)
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a data set of \['qvhighlights', .*\] or a class of a builder, got"):
+        load_rows("qvh", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["qvhighlights", QVHighlights])
+def test_what_the_builder_gets(dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields of the frames may be given by name, over an object of settings; the rest goes to the config."""
+    seen: list[Any] = []
+
+    def init(self: Any, **options: Any) -> None:
+        seen.append(options)
+
+    def load(self: Any, *arguments: Any, **options: Any) -> str:
+        seen.append((arguments, options))
+        return "rows"
+
+    monkeypatch.setattr(QVHighlights, "__init__", init)
+    monkeypatch.setattr(QVHighlights, "load", load)
+    frames = FrameSettings(num_frames=4, frame_size=16)
+    more = {"short_side": 24, "on_error": "skip", "cache_dir": tmp_path / "cache", "num_proc": 2, "check": True}
+    assert load_rows(dataset, tmp_path, "val", frames, **more) == "rows"
+    options, call = seen
+    assert options == {
+        "cache_dir": str(tmp_path / "cache"),
+        "data_dir": str(tmp_path),
+        "splits": ("val",),
+        "frames": FrameSettings(num_frames=4, short_side=24),
+        "frame_format": "jpeg",
+        "on_error": "skip",
+    }
+    assert call == (("val", 2), {"check": True})
