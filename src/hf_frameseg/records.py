@@ -1,8 +1,8 @@
 """Text files of records as people have them: JSON lines, one JSON list, objects over several lines, gzip, a BOM.
 
-Everything that reads rows of others (submissions, annotations, tables) starts here, so that all of them take the same
-forms and end the same way: what cannot be such a file at all (a folder, a pipe, a damaged archive, one of gigabytes) is
-one `ValueError` or `OSError`; what is wrong in single lines comes back with its place.
+Submissions, annotations, tables and frames files are read here, so that the same forms are accepted and refused
+everywhere. A file that cannot hold records (a folder, a pipe, a damaged archive, gigabytes) raises one `ValueError` or
+`OSError`. A line that is no record comes back as a `Fault` with its place.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hf_frameseg._files import atomic_write
 from hf_frameseg._text import printable, short
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Largest file that is read, unpacked: 100,000 queries with ten windows and 75 saliency scores have about as much."""
+"""Largest file that is read, unpacked: about the size of 100,000 queries with ten windows and 75 saliency scores."""
 
 MAX_DEPTH = 32
-"""Lists and objects inside each other in a row; a submission has three."""
+"""Deepest nesting of lists and objects in a row; a submission has three levels."""
 
 EXPECTED = "expected a text file with one JSON object per line"
 
@@ -113,15 +113,15 @@ def read_text_file(
     Args:
         source: Path, or a binary stream such as `sys.stdin.buffer`; plain or gzip (told by content, not by name).
         expected: What the file should have been, for messages.
-        sample_bytes: Bytes at the start that a binary file is told by; beyond them a null byte is left to the reader
-            of lines, who can say in which it stands.
+        sample_bytes: How many bytes at the start are searched for a null byte, the sign of a binary file. A later null
+            byte is left to the reader of lines, which names the line.
 
     Returns:
         Its content.
 
     Raises:
         OSError: It is not there, cannot be read, or is a folder, a pipe or a device.
-        ValueError: It is empty, damaged, too large or no text in UTF-8's family; the message names file and repair.
+        ValueError: It is empty, damaged, too large, binary or UTF-16; the message names file and repair.
 
     Example:
         >>> import io
@@ -142,7 +142,7 @@ def read_text_file(
 
 
 def read_records(file: TextFile) -> Records:
-    """Read the JSON objects of a file, collecting what is none instead of stopping.
+    """Read the JSON objects of a file; whatever else is in it becomes a fault, and reading goes on.
 
     Args:
         file: What `read_text_file` returned.
@@ -151,7 +151,7 @@ def read_records(file: TextFile) -> Records:
         The rows with their lines, and the faults.
 
     Raises:
-        ValueError: There is no JSON in it at all; the message names file and repair.
+        ValueError: The file contains no JSON; the message names file and repair.
     """
     if not re.search(rb"^[ \t]*[\[{]", file.text, re.MULTILINE):
         first = printable(file.text.lstrip()[:60].split(b"\n")[0].decode("utf-8", "replace").strip())
@@ -272,7 +272,7 @@ def _parse(data: bytes) -> Records:
         found = _parse_values(data.decode("utf-8"), is_list)
     except UnicodeDecodeError:
         return records_of_lines(iter(lines))  # says in which line
-    # What cannot be read as a whole is better told line by line, unless a list broke off somewhere in it.
+    # Faults of single lines say more than the first fault of the whole text, except in a list that breaks off.
     return found if not found.faults or (is_list and found.rows) else records_of_lines(iter(lines))
 
 
@@ -286,7 +286,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _parse_values(text: str, is_list: bool) -> Records:
-    """Collect the objects of a text, up to the first that is none."""
+    """Collect the objects of a text, up to the first fault."""
     records = Records()
     line = 1
     try:
@@ -298,7 +298,7 @@ def _parse_values(text: str, is_list: bool) -> Records:
 
 
 def _values(text: str, is_list: bool) -> Iterator[tuple[int, Any]]:
-    """Yield the JSON values of a list, or those that stand one after the other, each with its first line."""
+    """Yield the JSON values of a list, or of a text that holds one value after the other, with their first lines."""
     decode = json.JSONDecoder().raw_decode
     at, line, counted = _SPACE.match(text).end(), 1, 0
     if is_list:

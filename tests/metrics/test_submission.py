@@ -287,7 +287,7 @@ def test_moments_are_scored_without_ratings(empty: dict[str, Any]) -> None:
     per_query = evaluate_per_query(PREDICTED, truth)
     brief = summarize_per_query(per_query)["brief"]
     assert (brief["MR-full-R1@0.5"], "HL-min-Fair-mAP" in brief) == (50.0, False)
-    assert tasks_left_out(PREDICTED, truth, per_query) == {"highlights": "nobody rated the clips of the ground truth"}
+    assert tasks_left_out(PREDICTED, per_query) == {"highlights": "nobody rated the clips of the ground truth"}
 
 
 def test_highlights_are_scored_on_the_queries_that_have_ratings() -> None:
@@ -305,7 +305,7 @@ def test_highlights_are_scored_on_the_queries_that_have_ratings() -> None:
     assert count_queries(per_query)["rated"] == 1
     assert query_table(per_query)["hl_ap_Good"].tolist() == pytest.approx([np.nan, 2 / 3], nan_ok=True)
     assert bootstrap_intervals(per_query)["HL-min-VeryGood-Hit1"].estimate == 100.0
-    assert tasks_left_out(predicted, truth, per_query) == {
+    assert tasks_left_out(predicted, per_query) == {
         "highlights": "1 of 2 queries have no ratings; the others are scored"
     }
 
@@ -315,7 +315,7 @@ def test_highlights_are_scored_without_windows() -> None:
     per_query = evaluate_per_query(PREDICTED, truth)
     assert "mr_ap" not in per_query
     assert summarize_per_query(per_query)["brief"]["HL-min-VeryGood-Hit1"] == 0.0
-    assert tasks_left_out(PREDICTED, truth, per_query) == {"moments": "the ground truth has no windows"}
+    assert tasks_left_out(PREDICTED, per_query) == {"moments": "the ground truth has no windows"}
 
 
 def test_scaled_ratings_without_windows_are_left_to_their_own_score() -> None:
@@ -323,4 +323,4 @@ def test_scaled_ratings_without_windows_are_left_to_their_own_score() -> None:
     truth = [{"qid": row["qid"], "duration": row["duration"], **scaled} for row in MOMENTS_ONLY]
     per_query = evaluate_per_query(PREDICTED, truth)
     assert summarize_per_query(per_query) == {"brief": {}}
-    assert [*tasks_left_out(PREDICTED, truth, per_query)] == ["moments", "highlights"]
+    assert [*tasks_left_out(PREDICTED, per_query)] == ["moments", "highlights"]

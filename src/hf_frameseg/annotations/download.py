@@ -1,8 +1,8 @@
-"""The QVHighlights annotations from their public home, downloaded when asked for and checked against a known sum.
+"""Download the QVHighlights annotations from the repository of their authors, and check them by their checksums.
 
-The files are the authors' (Lei, Berg and Bansal, "Detecting Moments and Highlights in Videos via Natural Language
-Queries", NeurIPS 2021, https://github.com/jayleicn/moment_detr), under CC BY-NC-SA 4.0. They are not part of this
-package: they go from there to the user's cache. Nothing here imports torch.
+The authors (Lei, Berg and Bansal, "Detecting Moments and Highlights in Videos via Natural Language Queries", NeurIPS
+2021, https://github.com/jayleicn/moment_detr) publish the files under CC BY-NC-SA 4.0. This package does not contain
+them: it downloads the one that is asked for to the user's cache.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _TIMEOUT_SECONDS = 30  # until the server answers, and between two pieces of the
 
 
 class DownloadError(OSError):
-    """Say in one line why an annotation file could not be downloaded, and how to get it without."""
+    """Say in one line why an annotation file could not be downloaded, and how to get it without a download."""
 
 
 def default_cache_dir() -> Path:
     """Return the folder that downloads are kept in.
 
     Returns:
-        `$HF_FRAMESEG_CACHE`; else `$HF_HOME/hf_frameseg`, as who moved the Hugging Face caches has a reason; else
-        `hf_frameseg` in `$XDG_CACHE_HOME` or `~/.cache`.
+        `$HF_FRAMESEG_CACHE` if it is set; else the folder `hf_frameseg` in `$HF_HOME`, where the other Hugging Face
+        caches are; else the same in `$XDG_CACHE_HOME`; else in `~/.cache`.
 
     Raises:
-        DownloadError: If none is set and the user has no home folder.
+        DownloadError: If no variable is set and the user has no home folder.
     """
     try:
         if os.environ.get(CACHE_VARIABLE):
@@ -84,9 +84,9 @@ def fetch_annotations(
 ) -> Path:
     """Return a split's annotation file, downloading it the first time.
 
-    A file in the cache is used if its checksum is right and replaced if not. A new one is kept in
-    memory until it is known to be the published one, and appears in its place as a whole, so neither a broken
-    connection nor a second process can damage it.
+    A file in the cache is used if its checksum is right, and replaced if not. A download stays in memory until its
+    checksum is right; then the file is written as a whole. So neither a broken connection nor a second process can
+    leave a damaged file.
 
     Args:
         split: "train", "val" or "test".
@@ -150,7 +150,7 @@ def _download(url: str, path: Path, progress: bool) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    """Make the folder of a file, or say that there cannot be one before anything is downloaded."""
+    """Make the folder of a file; called before the download, which would be lost without a place."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,7 +158,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _no_place(error: OSError, path: Path) -> DownloadError:
-    """Return the one line for a file that cannot be written."""
+    """Return the error for a file that cannot be written."""
     reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.strerror
     return _failure(f"cannot write to {printable(path.parent)} ({reason})", path, f"set {CACHE_VARIABLE}")
 
@@ -168,10 +168,10 @@ class _RefusedError(Exception):
 
 
 def _fetch(url: str, show_bar: bool) -> bytes:
-    """Return what is at an address, if it is not too much."""
+    """Return the content at an address, up to the size limit."""
     import requests
 
-    headers = {"Accept-Encoding": "identity"}  # or the bar would count what was sent against what was unpacked
+    headers = {"Accept-Encoding": "identity"}  # else the bar compares packed bytes with unpacked ones
     content = bytearray()
     with requests.Session() as session:
         session.max_redirects = _MAX_REDIRECTS
@@ -198,7 +198,7 @@ def _bar(total: int | None) -> Any:
 
 
 def _in_time(fetch: Callable[[], bytes]) -> bytes:
-    """Return what a download gives, if it takes no longer than it may: a server can send a byte now and then."""
+    """Run a download up to the time limit; time-outs of `requests` do not stop a server that sends single bytes."""
     outcome: list[bytes | BaseException] = []
 
     def run() -> None:
@@ -207,7 +207,7 @@ def _in_time(fetch: Callable[[], bytes]) -> bytes:
         except BaseException as error:
             outcome.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # which does not keep the process from ending
+    thread = threading.Thread(target=run, daemon=True)  # the process can end before it does
     thread.start()
     thread.join(MAX_DOWNLOAD_SECONDS)
     if not outcome:
@@ -218,7 +218,7 @@ def _in_time(fetch: Callable[[], bytes]) -> bytes:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete what a process that was killed while it wrote left beside a file."""
+    """Delete the unfinished files of processes that were killed while writing."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         owner = part.name.removesuffix(".part").rpartition(".")[2]
         if owner.isdecimal() and not Path("/proc", owner).exists():
@@ -226,17 +226,17 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _without_secrets(url: str) -> str:
-    """Return an address as a message shows it: without user, password, and what a query may hold."""
+    """Return an address without user, password and query, which messages must not show."""
     try:
         parts = urlsplit(url)
         netloc = parts.netloc.rpartition("@")[2]
         return printable(parts._replace(netloc=netloc, query="", fragment="").geturl())
     except ValueError:
-        return "the mirror's address, which is none,"
+        return "the mirror's address (malformed)"
 
 
 def _address(folder: str, name: str) -> str:
-    """Return the address of a file in a folder; a query, such as a key of the mirror's, stays behind it."""
+    """Return the address of a file in a folder; the query of the folder's address, such as a key, stays at the end."""
     path, mark, query = folder.partition("?")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
@@ -247,6 +247,6 @@ def _is_offline() -> bool:
 
 
 def _failure(cause: str, path: Path, first_repair: str = "") -> DownloadError:
-    """Make the one line: what happened, and how to go on without this download."""
+    """Return the error: what happened, and how to go on without this download."""
     place = f"get {BASE_URL}/{path.name} by hand and put it at {path}, or use --data-dir (data_dir) with its folder"
     return DownloadError(f"{cause}; {first_repair + ', or ' if first_repair else ''}{place}")

@@ -228,7 +228,7 @@ def _evaluate(
         raise ValueError(
             f"cannot score {name}: {error}".replace("pass match_number=False", "pass --allow-subset")
         ) from error
-    left_out = tasks_left_out(rows, truth, per_query)
+    left_out = tasks_left_out(rows, per_query)
     asked = any(key in row for row in rows for key in PREDICTION_KEYS)  # without any, the official result is empty
     if asked and not any(array in per_query for array in ("mr_ap", "hl_argmax")):
         reasons = "; ".join(f"no {task}: {reason}" for task, reason in left_out.items())

@@ -65,15 +65,12 @@ def evaluate_per_query(submission: Sequence[Row], ground_truth: Sequence[Row], m
     return result
 
 
-def tasks_left_out(
-    submission: Sequence[Row], ground_truth: Sequence[Row], per_query: Mapping[str, NDArray[Any]]
-) -> dict[str, str]:
+def tasks_left_out(submission: Sequence[Row], per_query: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Say which task was not scored, or not for every query, and why.
 
     Args:
         submission: What was scored.
-        ground_truth: What it was scored against.
-        per_query: What `evaluate_per_query` returned for them.
+        per_query: What `evaluate_per_query` returned for it.
 
     Returns:
         "moments" or "highlights" -> the reason; nothing for what was scored in full.
@@ -81,7 +78,7 @@ def tasks_left_out(
     Example:
         >>> truth = [{"qid": 1, "relevant_windows": [[0, 4]]}]
         >>> rows = [{"qid": 1, "pred_relevant_windows": [[0.0, 4.0, 0.9]], "pred_saliency_scores": [0.5]}]
-        >>> tasks_left_out(rows, truth, evaluate_per_query(rows, truth))
+        >>> tasks_left_out(rows, evaluate_per_query(rows, truth))
         {'highlights': 'nobody rated the clips of the ground truth'}
     """
     reasons = {}

@@ -34,6 +34,7 @@ def summarize_per_query(per_query: Mapping[str, NDArray[Any]]) -> dict[str, Any]
         As `evaluate_submission`.
 
     Example:
+        >>> from hf_frameseg.metrics import evaluate_per_query
         >>> truth = [{"qid": 1, "relevant_windows": [[0, 4]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
         >>> rows = [{"qid": 2, "pred_relevant_windows": [[0.0, 4.0, 0.9]]}, {"qid": 1, "pred_relevant_windows": []}]
         >>> summarize_per_query(evaluate_per_query(rows, truth))["brief"]["MR-full-R1@0.5"]
@@ -135,6 +136,7 @@ def count_queries(per_query: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         `full`; if moments were scored, `short`, `middle` and `long`; `rated`, if only some queries have ratings.
 
     Example:
+        >>> from hf_frameseg.metrics import evaluate_per_query
         >>> truth = [{"qid": 1, "relevant_windows": [[0, 4], [20, 40]]}, {"qid": 2, "relevant_windows": [[0, 4]]}]
         >>> rows = [{"qid": 1, "pred_relevant_windows": []}, {"qid": 2, "pred_relevant_windows": []}]
         >>> count_queries(evaluate_per_query(rows, truth))

@@ -122,7 +122,7 @@ class MomentRetrievalMetrics:
         submission = [prediction.to_submission() for prediction in predictions]
         truth = self.ground_truth
         per_query = evaluate_per_query(submission, truth)
-        if "hl_argmax" in per_query and (reason := tasks_left_out(submission, truth, per_query).get("highlights")):
+        if "hl_argmax" in per_query and (reason := tasks_left_out(submission, per_query).get("highlights")):
             logger.warning("highlight scores: %s", reason)
         return per_query
 
