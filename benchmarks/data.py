@@ -36,7 +36,7 @@ from hf_frameseg.prepared.one_video import prepare_video
 from hf_frameseg.records import read_json_lines, write_json_lines
 from hf_frameseg.sharing.config import TINY_BASE
 from hf_frameseg.video.index import index_video
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.sampling import select_frames
 from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.video.worker import start_pool_process
@@ -226,7 +226,7 @@ def quality(path: Path, positions: np.ndarray, grid: FrameGrid, size: int) -> di
     """Compare the JPEGs of both with what they were made from; Pillow resizes in integers, we in float32."""
     import decord
 
-    frames = read_frames(path, grid, frame_size=size).frames
+    frames = read_variants(path, grid, frame_size=size).frames
     ours = row_frames({**encode_frames(frames, "jpeg")})
     native = decord.VideoReader(str(path)).get_batch(positions[:, 1]).asnumpy()
     resized = [plain_picture(picture, size) for picture in native]

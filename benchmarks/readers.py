@@ -29,7 +29,7 @@ import numpy as np
 
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.index import VideoIndex
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.readers import load_reader, reader_names
 from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.video.worker import thread_worker
@@ -123,7 +123,7 @@ def read_once(path: Path, name: str) -> tuple[float, float]:
     # The frames are listed in PyAV's process, then decoded in the reader's own.
     processes = ["self", *{thread_worker(load_reader, each).pid for each in ("pyav", reader)}]
     before, start = sum(map(cpu_seconds, processes)), time.perf_counter()
-    read_frames(path, reader=reader, timeout_seconds=timeout_seconds)
+    read_variants(path, reader=reader, timeout_seconds=timeout_seconds)
     wall_seconds = time.perf_counter() - start
     return sum(map(cpu_seconds, processes)) - before, wall_seconds
 
@@ -132,7 +132,7 @@ def measure(path: Path, names: tuple[str, ...], repeats: int) -> dict[str, tuple
     """Return mean CPU seconds and best wall-clock seconds of each reader, the plain loop and `HERE`."""
     every = (PLAIN, *names, HERE)
     for name in every:
-        read_frames(path, reader="pyav" if name == HERE else name, timeout_seconds=LIMIT_SECONDS)  # starts processes
+        read_variants(path, reader="pyav" if name == HERE else name, timeout_seconds=LIMIT_SECONDS)  # starts processes
     runs = {name: [] for name in every}
     for _ in range(repeats):
         for name in every:
@@ -186,7 +186,7 @@ def try_files(folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]
         outcomes[path.name] = {}
         for name in names:
             try:
-                frames = read_frames(path, reader=name, timeout_seconds=LIMIT_SECONDS).frames
+                frames = read_variants(path, reader=name, timeout_seconds=LIMIT_SECONDS).frames
                 outcomes[path.name][name] = "x".join(map(str, frames.shape))
             except VideoReadError:
                 outcomes[path.name][name] = "refused"

@@ -24,6 +24,7 @@ from hf_frameseg.moments import FrameGrid, moments_to_mask
 from hf_frameseg.proposals.prediction import redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.readout.beam_search import generate_frame_logits
+from hf_frameseg.sample import Sample
 from hf_frameseg.sharing.adapter_folder import save_adapter
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_base
@@ -78,10 +79,10 @@ def test_one_video_and_one_query(retriever: MomentRetriever, video_path: Path) -
 
 def test_the_model_sees_the_middle_frames(retriever: MomentRetriever, video_path: Path, tiny_model: Any) -> None:
     frames = retriever.read(video_path)
-    assert frames.frames.shape == (4, 3, 32, 48, 3)
+    assert frames.frames.shape == (4, 32, 48, 3)
     # Centres 1, 3, 5, 7 s at 10 frames per second: brightness 30, 90, 150, 210.
-    assert frames.frames[:, 1].mean(axis=(1, 2, 3)) == pytest.approx([30, 90, 150, 210], abs=4)
-    inputs = encode_prompts(retriever.processor, PROMPTS["compact"], QUERIES[:1], [frames.frames[:, 1]])
+    assert frames.frames.mean(axis=(1, 2, 3)) == pytest.approx([30, 90, 150, 210], abs=4)
+    inputs = encode_prompts(retriever.processor, PROMPTS["compact"], QUERIES[:1], [frames.frames])
     decoded = generate_frame_logits(tiny_model, inputs, retriever.labels, num_frames=4, num_beams=2)
     prediction = retriever.predict(frames, QUERIES[:1])[0]
     assert prediction.mask.tolist() == decoded.mask[0].tolist()
@@ -92,7 +93,7 @@ def test_beams_can_be_chosen_per_call(retriever: MomentRetriever, video_path: Pa
     frames = retriever.read(video_path)
     greedy = MomentRetriever(retriever.model, retriever.processor, retriever.config, num_beams=1)
     for query in QUERIES:
-        inputs = encode_prompts(retriever.processor, PROMPTS["compact"], [query], [frames.frames[:, 1]])
+        inputs = encode_prompts(retriever.processor, PROMPTS["compact"], [query], [frames.frames])
         for num_beams in (1, 3):
             decoded = generate_frame_logits(
                 retriever.model, inputs, retriever.labels, num_frames=4, num_beams=num_beams
@@ -292,8 +293,8 @@ def test_adapter_on_a_random_decomposition_is_refused(tmp_path: Path) -> None:
 def test_times_of_the_shown_frames_reach_the_prompt(tiny_model: Any, tiny_processor: Any, video_path: Path) -> None:
     retriever = MomentRetriever(tiny_model, tiny_processor, prompt="timestamps", num_frames=4)
     frames = retriever.read(video_path)
-    times = [frames.times_seconds[:, 1]]
-    inputs = encode_prompts(tiny_processor, PROMPTS["timestamps"], QUERIES[:1], [frames.frames[:, 1]], times)
+    times = [frames.times_seconds]
+    inputs = encode_prompts(tiny_processor, PROMPTS["timestamps"], QUERIES[:1], [frames.frames], times)
     assert "Frame 2 at 5.0 s: " in tiny_processor.tokenizer.decode(inputs["input_ids"][0])
     decoded = generate_frame_logits(tiny_model, inputs, retriever.labels, num_frames=4, num_beams=2)
     prediction = retriever.predict(frames, QUERIES[:1])[0]
@@ -309,14 +310,14 @@ def test_the_grid_of_the_training_is_read_and_any_other_refused(
     loaded = MomentRetriever.from_pretrained(tmp_path)
     frames = loaded.read(video_path)
     assert frames.grid.kind == "uniform"
-    assert frames.times_seconds[:, 1] == pytest.approx([0.0, 2.6, 5.3, 7.9], abs=0.01)
+    assert frames.times_seconds == pytest.approx([0.0, 2.6, 5.3, 7.9], abs=0.01)
     (moment,) = loaded(video_path, "a dog").moments
     assert (moment.start, moment.end) == (0.0, frames.grid.duration_seconds)
     other = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4)
     with pytest.raises(ValueError, match="expected frames on the grid 'middle' with phase 0, .* got 'uniform'"):
         other.predict(frames, ["a dog"])
     shifted = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4, grid_phase=0.25)
-    assert shifted.read(video_path).times_seconds[:, 1] == pytest.approx([1.5, 3.5, 5.5, 7.5], abs=0.01)
+    assert shifted.read(video_path).times_seconds == pytest.approx([1.5, 3.5, 5.5, 7.5], abs=0.01)
 
 
 PRECISIONS = {
@@ -380,7 +381,7 @@ def test_the_scores_of_a_run_are_those_of_the_model_that_it_saved(
 def test_the_shipped_model_answers_as_recorded_whatever_its_generation_config_says(tmp_path: Path) -> None:
     grid = FrameGrid(150, 25)
     noise = np.random.default_rng(0).integers(256, size=(25, 3, 32, 32, 3), dtype=np.uint8)
-    frames = VideoFrames(noise, np.repeat(grid.times_seconds[:, None], 3, axis=1), 150.0, grid, "none")
+    frames = VideoFrames(noise[:, 1], grid.times_seconds, 150.0, grid, "none")
     queries = ["a red circle", "a blue square"]
     shipped = MomentRetriever.from_pretrained().predict(frames, queries)
     assert shipped[0].log_odds[:3] == pytest.approx([-6.220169, -6.463537, -6.474118], abs=1e-4)
@@ -395,9 +396,8 @@ def test_the_shipped_model_answers_as_recorded_whatever_its_generation_config_sa
 
 def frames_of(row: dict[str, Any]) -> VideoFrames:
     """The frames of a row as a retriever would have read them."""
-    frames = np.frombuffer(row["frames"], dtype=np.uint8).reshape(row["frame_shape"])
-    grid = FrameGrid(row["duration_seconds"], len(frames))
-    return VideoFrames(frames, np.array(row["frame_times_seconds"]), row["duration_seconds"], grid, "none")
+    sample = Sample.of(row)
+    return VideoFrames(sample.pictures(), sample.times(), sample.duration_seconds, sample.grid, "none")
 
 
 def test_damaged_videos_are_refused_or_kept(tiny_model: Any, tiny_processor: Any, shared_dir: Path) -> None:

@@ -33,6 +33,7 @@ _MODULE_OF = {
     "VideoReadError": "video.file",
     "probe_duration": "video.read",
     "read_frames": "video.read",
+    "read_variants": "video.read",
     # annotations: files -> rows
     "read_annotations": "annotations.qvhighlights",
     "fetch_annotations": "annotations.download",

@@ -23,7 +23,6 @@ from hf_frameseg.readout.precision import autocast_of, autocasting
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_pretrained
 from hf_frameseg.video.read import VideoFrames, read_frames
-from hf_frameseg.video.sampling import MIDDLE_VARIANT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -168,7 +167,7 @@ class MomentRetriever:
                 model was trained.
 
         Returns:
-            The frames (F, 3, H, W, 3) with their times; the model sees the middle ones, `frames[:, 1]`.
+            The frames (F, H, W, 3) with their times (F,).
         """
         return read_frames(video_path, grid, self.config.frames)
 
@@ -203,6 +202,11 @@ class MomentRetriever:
                 f"expected frames on the grid {asked.grid_kind!r} with phase {asked.grid_phase:g}, as the model was "
                 f"trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
             )
+        if frames.frames.ndim != 4:
+            raise ValueError(
+                f"expected one frame a window, of shape (F, H, W, 3), got {frames.frames.shape}: read the video with "
+                "this retriever's read()"
+            )
         for query in queries:
             check_query(query)  # all, before the first is answered
         num_beams = self.config.num_beams if num_beams is None else replace(self.config, num_beams=num_beams).num_beams
@@ -215,11 +219,9 @@ class MomentRetriever:
     def _predict_batch(
         self, frames: VideoFrames, queries: Sequence[str], vid: str | None, num_beams: int
     ) -> list[FramePrediction]:
-        pictures = frames.frames[:, MIDDLE_VARIANT]
-        times = frames.times_seconds[:, MIDDLE_VARIANT]
-        rows = len(queries)
+        pictures, times = [frames.frames] * len(queries), [frames.times_seconds] * len(queries)
         with lock_of(self.processor.tokenizer):
-            inputs = encode_prompts(self.processor, self.prompt, queries, [pictures] * rows, [times] * rows)
+            inputs = encode_prompts(self.processor, self.prompt, queries, pictures, times)
         model = self.model
         with evaluating(model), autocasting(model.device, self.config.autocast):
             decoded = get_readout(self.config.readout)(

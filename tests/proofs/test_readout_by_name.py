@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hf_frameseg import READOUTS, DecodedFrames, FrameSegmentationConfig, MomentRetrievalMetrics, MomentRetriever
-from hf_frameseg.moments import FrameGrid
+from hf_frameseg.sample import Sample
 from hf_frameseg.sharing.model_card import model_card
 from hf_frameseg.video.read import VideoFrames
 
@@ -47,8 +47,7 @@ def test_evaluation_and_retriever_read_out_by_name(
     assert f'"readout": "{named}"' in model_card(config)
     retriever = MomentRetriever(trainer.model, tiny_processor, config)
     for row, logits in zip(rows, frame_logits, strict=True):
-        pictures = np.frombuffer(row["frames"], np.uint8).reshape(row["frame_shape"])
-        times = np.array(row["frame_times_seconds"])
-        video = VideoFrames(pictures, times, 10.0, FrameGrid(10.0, NUM_FRAMES), "pyav")
+        sample = Sample.of(row)
+        video = VideoFrames(sample.pictures(), sample.times(), sample.duration_seconds, sample.grid, "pyav")
         (prediction,) = retriever.predict(video, [row["query"]])
         assert prediction.log_odds == pytest.approx(logits[:, 1] - logits[:, 0], abs=1e-5)

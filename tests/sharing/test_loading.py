@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -84,12 +83,9 @@ def refused(folder: Path, match: str) -> None:
 @pytest.fixture
 def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], int]:
     """Run `frameseg predict` on frames that need no video file."""
-    frames = torch.randint(
-        256, (3, 3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    ).numpy()
+    frames = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     grid = FrameGrid(6.0, 3)
-    times = [[c - 0.1, c, c + 0.1] for c in (1.0, 3.0, 5.0)]
-    value = SimpleNamespace(frames=frames, times_seconds=np.array(times), grid=grid)
+    value = SimpleNamespace(frames=frames, times_seconds=grid.times_seconds, grid=grid)
     monkeypatch.setattr(inference, "read_frames", lambda *args, **kwargs: value)
     monkeypatch.setattr("hf_frameseg.video.read.probe_duration", lambda *args, **kwargs: 6.0)
     (tmp_path / "video.mp4").write_bytes(b"")

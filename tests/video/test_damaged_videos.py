@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_frameseg.video.file import VideoReadError
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 
 _TIMEOUT_SECONDS = 20.0
 _RATE_30 = {"pts": np.arange(60), "time_base": Fraction(1, 30)}
@@ -131,7 +131,9 @@ def sources(tmp_path_factory, write_video):
 def outcome(path: Path, reader: str) -> str:
     """Return how reading a file ends; anything but frames or a VideoReadError of one line is an error here too."""
     try:
-        frames = read_frames(path, num_frames=5, frame_size=16, reader=reader, timeout_seconds=_TIMEOUT_SECONDS).frames
+        frames = read_variants(
+            path, num_frames=5, frame_size=16, reader=reader, timeout_seconds=_TIMEOUT_SECONDS
+        ).frames
     except VideoReadError as error:
         line = str(error)
         assert "\n" not in line

@@ -16,7 +16,7 @@ from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared.one_video import prepare_video
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.index import index_video
-from hf_frameseg.video.read import probe_duration, read_frames
+from hf_frameseg.video.read import probe_duration, read_frames, read_variants
 from hf_frameseg.video.readers import load_reader
 from hf_frameseg.video.settings import FrameSettings
 
@@ -38,7 +38,7 @@ def read_or_refused(path: Path, reader: str, **options: object):
     """Return what a reader reads; the others than PyAV may refuse a file instead."""
     refusal = None
     try:
-        return read_frames(path, reader=reader, **options)
+        return read_variants(path, reader=reader, **options)
     except VideoReadError as error:
         refusal = str(error)
     assert reader != "pyav", refusal
@@ -97,14 +97,26 @@ def test_a_damaged_picture_is_a_reported_failure(faults, reader):
         rf"^damaged\.mp4: could not be decoded by {reader}: 4 of 75 pictures \(5%\) are damaged, the first at 6\.680 s"
     )
     with pytest.raises(VideoReadError, match=line):
-        read_frames(path, grid, reader=reader)
-    kept = read_frames(path, grid, reader=reader, damaged="keep")
-    good = read_frames(faults / "good.mp4", grid, reader=reader)
+        read_variants(path, grid, reader=reader)
+    kept = read_variants(path, grid, reader=reader, damaged="keep")
+    good = read_variants(faults / "good.mp4", grid, reader=reader)
     difference = np.abs(kept.frames.astype(int) - good.frames).mean((2, 3, 4))
     assert difference[8, 1] > 10  # releases of FFmpeg patch it up differently
     assert kept.damaged[8, 1]
     assert difference[~kept.damaged].max() < 2
     assert not good.damaged.any()
+
+
+def test_damage_counts_only_in_frames_that_are_read(faults, reader):
+    path, grid = faults / "damaged.mp4", FrameGrid(20, 25)
+    with pytest.raises(VideoReadError, match=r"of 25 pictures .* are damaged"):
+        read_frames(path, grid, reader=reader)
+    kept = read_variants(path, grid, reader=reader, damaged="keep")
+    np.testing.assert_array_equal(read_frames(path, grid, reader=reader, damaged="keep").damaged, kept.damaged[:, 1])
+    wide = {"grid": FrameGrid(20, 5), "variant_offset_seconds": 1.0, "reader": reader}  # 5, 6 and 7 s in window 1
+    with pytest.raises(VideoReadError, match=r"1 of 15 pictures \(7%\) are damaged"):
+        read_variants(path, **wide)
+    assert not read_frames(path, **wide).damaged.any()  # nobody looks at 7 s
 
 
 @pytest.mark.parametrize("seed", [34, 35])
@@ -117,14 +129,14 @@ def test_a_broken_packet_is_not_taken_for_one_that_nothing_refers_to(faults, tmp
     path = tmp_path / "broken.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoReadError, match="pictures .* are damaged"):
-        read_frames(path, FrameGrid(20, 25), reader="pyav")
+        read_variants(path, FrameGrid(20, 25), reader="pyav")
 
 
 def test_times_count_from_the_earliest_stream(faults, reader):
     path = faults / "ghost.mp4"
     assert index_video(path).times_seconds[0] == pytest.approx(5.0)
     assert probe_duration(path) == pytest.approx(20.12, abs=0.01)
-    result = read_frames(path, FrameGrid(20, 25), reader=reader)
+    result = read_variants(path, FrameGrid(20, 25), reader=reader)
     assert result.times_seconds[:6, 1].tolist() == [5.0] * 6  # the first picture stands for what is before
     asked = np.maximum(result.grid.times_seconds, 5.0)
     assert (np.abs(asked - result.times_seconds[:, 1]) < 0.08).all()
@@ -145,7 +157,7 @@ def test_pixels_are_made_square(faults, reader):
 def test_damage_is_reported_by_readers_in_this_process_too(faults, reader):
     load_reader(reader)
     with pytest.raises(VideoReadError, match="are damaged"):
-        read_frames(faults / "damaged.mp4", num_frames=25, reader=reader, timeout_seconds=None)
+        read_variants(faults / "damaged.mp4", num_frames=25, reader=reader, timeout_seconds=None)
 
 
 def test_what_is_done_about_damage_keys_the_cache():

@@ -19,7 +19,7 @@ from hf_frameseg.video import file as video_file
 from hf_frameseg.video import pyav_reader, readers
 from hf_frameseg.video.file import VideoReadError, VideoRefusedError
 from hf_frameseg.video.index import index_video
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.readers import READERS, load_reader, reader_names
 from hf_frameseg.video.sampling import select_frames
 
@@ -118,7 +118,7 @@ def times_of(case):
 @pytest.mark.parametrize("num_frames", [7, 40])
 def test_the_pictures_are_the_frames_shown_at_the_chosen_times(numbered, read_number, name, reader, num_frames):
     case = CASES[name]
-    result = read_frames(numbered(name), num_frames=num_frames, reader=reader)
+    result = read_variants(numbered(name), num_frames=num_frames, reader=reader)
     expected = select_frames(times_of(case), FrameGrid(result.duration_seconds, num_frames))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
     np.testing.assert_allclose(result.times_seconds, times_of(case)[expected], rtol=0, atol=1e-6)
@@ -131,7 +131,7 @@ def test_the_pictures_are_the_frames_shown_at_the_chosen_times(numbered, read_nu
 def test_frames_with_the_time_stamps_of_others_are_counted(tmp_path, numbered, read_number, reader):
     path = without_composition_offsets(tmp_path / "decoding_times.mp4", numbered("b_frames.mp4"))
     assert index_video(path).by_count
-    result = read_frames(path, num_frames=40, reader=reader)
+    result = read_variants(path, num_frames=40, reader=reader)
     expected = select_frames(times_of(CASES["b_frames.mp4"]), FrameGrid(result.duration_seconds, 40))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
 
@@ -150,17 +150,17 @@ def test_counting_stops_where_frames_are_lost(tmp_path, numbered):
     path = without_first_packet(tmp_path / "headless.avi", numbered("no_offsets.avi"))
     assert index_video(path).by_count
     with pytest.raises(VideoReadError, match="only their number tells their times; convert"):
-        read_frames(path, num_frames=40, reader="pyav")
+        read_variants(path, num_frames=40, reader="pyav")
 
 
 def test_a_file_that_starts_in_the_middle_gives_no_other_frames(tmp_path, numbered, read_number, reader):
     path = without_first_packet(tmp_path / "headless.mp4", numbered("b_frames.mp4"))
     message = "starts in the middle, cut it at a key frame" if reader == "pyav" else path.name
     with pytest.raises(VideoReadError, match=message):
-        read_frames(path, num_frames=40, reader=reader)
+        read_variants(path, num_frames=40, reader=reader)
     late = FrameGrid(4.0, 1, phase=0.4)  # one frame at 3.6 s, which is there
     try:
-        result = read_frames(path, late, reader=reader)
+        result = read_variants(path, late, reader=reader)
     except VideoReadError:
         assert reader != "pyav"
         return
@@ -178,7 +178,7 @@ def test_where_a_library_fails_it_is_refused_and_never_returns_other_frames(numb
     case = HARD_CASES[name]
     for num_frames in (7, 40):
         try:
-            result = read_frames(numbered(name), num_frames=num_frames, reader=reader)
+            result = read_variants(numbered(name), num_frames=num_frames, reader=reader)
         except VideoReadError as error:
             refused = str(error)
         else:
@@ -203,7 +203,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, numbered, read
             if packet.dts is not None:
                 packet.stream, packet.pts, packet.dts = stream, packet.pts - hidden, packet.dts - hidden
                 target.mux(packet)
-    result = read_frames(path, num_frames=6, reader=reader)
+    result = read_variants(path, num_frames=6, reader=reader)
     assert result.duration_seconds == pytest.approx(3.0)
     expected = 30 + select_frames(np.arange(90) / 30, FrameGrid(3, 6))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
@@ -223,7 +223,7 @@ def test_every_reader_takes_the_same_of_two_streams(tmp_path, numbered, read_num
                 if packet.dts is not None:
                     packet.stream = stream
                     target.mux(packet)
-    result = read_frames(path, num_frames=6, reader=reader)
+    result = read_variants(path, num_frames=6, reader=reader)
     assert result.frames.shape[2:4] == CASES[names[index_video(path).stream_index]]["size"]
     expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid(4, 6))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
@@ -253,7 +253,7 @@ def with_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
 @pytest.mark.parametrize("size", [(64, 80), (70, 94)])
 def test_stored_rotation_is_applied(tmp_path, write_video, read_number, reader, quarter_turns, size):
     path = write_video(tmp_path / "turned.mp4", **_RATE_30, size=size, quarter_turns=quarter_turns)
-    result = read_frames(with_matrix(path, TURNS[quarter_turns]), num_frames=5, reader=reader)
+    result = read_variants(with_matrix(path, TURNS[quarter_turns]), num_frames=5, reader=reader)
     assert result.frames.shape[2:4] == size
     expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid(4, 5))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
@@ -262,28 +262,28 @@ def test_stored_rotation_is_applied(tmp_path, write_video, read_number, reader, 
 @pytest.mark.parametrize("name", _MIRRORED)
 def test_stored_mirroring_is_applied_or_refused(tmp_path, write_video, reader, name):
     matrix, mirror = _MIRRORED[name]
-    plain = read_frames(path := write_video(tmp_path / "mirrored.mp4", **_RATE_30), num_frames=2).frames
+    plain = read_variants(path := write_video(tmp_path / "mirrored.mp4", **_RATE_30), num_frames=2).frames
     with_matrix(path, matrix)
     if reader != "pyav":
         with pytest.raises(VideoReadError, match=f"could not be decoded by {reader}: it cannot mirror; use pyav"):
-            read_frames(path, num_frames=2, reader=reader)
+            read_variants(path, num_frames=2, reader=reader)
         return
     expected = np.stack([[mirror(picture) for picture in window] for window in plain])
-    np.testing.assert_array_equal(read_frames(path, num_frames=2, reader=reader).frames, expected)
+    np.testing.assert_array_equal(read_variants(path, num_frames=2, reader=reader).frames, expected)
 
 
 @pytest.mark.parametrize("matrix", [(0.7071, 0.7071, -0.7071, 0.7071), (1, 0, 1, 0), (32767, -32768, 32767, 0)])
 def test_absurd_rotation_is_refused_whatever_the_reader(tmp_path, write_video, reader, matrix):
     path = with_matrix(write_video(tmp_path / "tilted.mp4", **_RATE_30), matrix)
     with pytest.raises(VideoRefusedError, match=r"^tilted\.mp4: rotated by -?\d+ degrees; only multiples of 90"):
-        read_frames(path, num_frames=2, reader=reader)
+        read_variants(path, num_frames=2, reader=reader)
 
 
 def test_an_empty_or_scaled_matrix_is_no_rotation(tmp_path, write_video, reader):
     path = write_video(tmp_path / "upright.mp4", **_RATE_30)
-    expected = read_frames(path, num_frames=2, reader=reader).frames
+    expected = read_variants(path, num_frames=2, reader=reader).frames
     for matrix in ((0, 0, 0, 0), (2, 0, 0, 2)):
-        frames = read_frames(with_matrix(path, matrix), num_frames=2, reader=reader).frames
+        frames = read_variants(with_matrix(path, matrix), num_frames=2, reader=reader).frames
         np.testing.assert_array_equal(frames, expected)
 
 
@@ -328,8 +328,8 @@ def coloured(tmp_path_factory):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_equal_whichever_reader_decodes_them(coloured, reader, name):
-    by_pyav = read_frames(coloured(name), num_frames=3, reader="pyav").frames.astype(int)
-    difference = np.abs(read_frames(coloured(name), num_frames=3, reader=reader).frames - by_pyav)
+    by_pyav = read_variants(coloured(name), num_frames=3, reader="pyav").frames.astype(int)
+    difference = np.abs(read_variants(coloured(name), num_frames=3, reader=reader).frames - by_pyav)
     # Equal to the bit with decord2 3.4, PyAV 18 and torchcodec 0.17 on FFmpeg 5.1; other releases may round elsewhere.
     assert difference.max() <= 2
     assert difference.mean() < 0.5
@@ -392,13 +392,13 @@ def test_another_picture_than_pyavs_is_refused(numbered, monkeypatch):
 def test_pictures_that_grow_are_refused_or_scaled(tmp_path, write_growing_video, monkeypatch):
     path = write_growing_video(tmp_path / "growing.ts", [(64, 80), (128, 160)])
     with pytest.raises(VideoRefusedError, match=r"size changes from \(64, 80\) to \(128, 160\); give frame_size"):
-        read_frames(path, num_frames=4)
-    scaled = read_frames(path, num_frames=4, frame_size=32).frames
+        read_variants(path, num_frames=4)
+    scaled = read_variants(path, num_frames=4, frame_size=32).frames
     np.testing.assert_allclose(scaled[:, 1].mean((1, 2, 3)), [7, 22, 67, 82], atol=2)
     # What the header does not say either is refused before it is decoded.
     monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 20_000)
     with pytest.raises(VideoReadError, match="could not be decoded by pyav"):
-        read_frames(path, num_frames=4, frame_size=32, reader="pyav", timeout_seconds=None)
+        read_variants(path, num_frames=4, frame_size=32, reader="pyav", timeout_seconds=None)
 
 
 @pytest.fixture
@@ -432,7 +432,7 @@ def write_growing_video():
 def test_decord_may_be_in_torch_mode(numbered):
     decord.bridge.set_bridge("torch")
     try:
-        result = read_frames(numbered("constant.mp4"), num_frames=2, reader="decord", timeout_seconds=None)
+        result = read_variants(numbered("constant.mp4"), num_frames=2, reader="decord", timeout_seconds=None)
     finally:
         decord.bridge.set_bridge("native")
     assert isinstance(result.frames, np.ndarray)
@@ -485,12 +485,12 @@ def test_torchcodec_is_not_loaded_into_a_process_with_decord(monkeypatch):
 
 def test_a_reader_added_at_run_time_is_used_here_and_unknown_elsewhere(numbered, monkeypatch):
     monkeypatch.setitem(READERS, "mine", READERS["pyav"])
-    assert read_frames(numbered("constant.mp4"), num_frames=2, reader="mine", timeout_seconds=None).reader == "mine"
+    assert read_variants(numbered("constant.mp4"), num_frames=2, reader="mine", timeout_seconds=None).reader == "mine"
     with pytest.raises(ImportError, match="reader 'mine' cannot be loaded: .*; give yours as 'module:function'"):
-        read_frames(numbered("constant.mp4"), num_frames=2, reader="mine")
+        read_variants(numbered("constant.mp4"), num_frames=2, reader="mine")
 
 
 @pytest.mark.parametrize("name", ["no_such_module:read", "hf_frameseg.video.read:no_such_function"])
 def test_a_reader_that_cannot_be_imported_is_no_fault_of_the_video(numbered, name):
     with pytest.raises(ImportError, match="no_such"):
-        read_frames(numbered("constant.mp4"), reader=name)
+        read_variants(numbered("constant.mp4"), reader=name)

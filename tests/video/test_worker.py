@@ -16,7 +16,7 @@ import pytest
 
 from hf_frameseg.video import worker as worker_module
 from hf_frameseg.video.file import VideoReadError
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.readers import load_reader
 from hf_frameseg.video.worker import Worker, WorkerError, thread_worker
 
@@ -264,7 +264,7 @@ def test_a_forked_copy_of_a_worker_never_talks_to_the_parents_process(worker):
 
 
 def _read_sum(path: Path) -> tuple[bool, int]:
-    return multiprocessing.current_process().daemon, int(read_frames(path, num_frames=3).frames.sum(dtype=np.int64))
+    return multiprocessing.current_process().daemon, int(read_variants(path, num_frames=3).frames.sum(dtype=np.int64))
 
 
 def test_videos_are_read_in_the_daemons_of_a_pool(tmp_path, write_video, hostile):

@@ -30,7 +30,7 @@ import numpy as np
 
 from hf_frameseg.video.file import VideoReadError, decode, limited_decoder, open_container, read_packets
 from hf_frameseg.video.index import index_video
-from hf_frameseg.video.read import VideoFrames, read_frames, resize_frame
+from hf_frameseg.video.read import VideoFrames, read_variants, resize_frame
 
 RATE = 25
 HEIGHT, WIDTH = 64, 80  # decord (3.4) gives pictures 96 wide a fourth channel
@@ -561,7 +561,7 @@ def check(case: Case, path: Path, reader: str, num_frames: int, by_command: Show
         "right", "right, unlike the command: ..." (damaged files only), "refused: ..." or "wrong: ...".
     """
     try:
-        result = read_frames(path, num_frames=num_frames, reader=reader, timeout_seconds=None)
+        result = read_variants(path, num_frames=num_frames, reader=reader, timeout_seconds=None)
     except VideoReadError as error:
         line = str(error)
         return f"refused: {line}" if line.startswith(f"{path.name}: ") and "\n" not in line else f"wrong: {line!r}"

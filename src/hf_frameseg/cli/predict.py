@@ -98,9 +98,7 @@ def _predict(options: argparse.Namespace) -> None:
         from hf_frameseg.video.read import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
-        shown = read_frames(options.video, frames.grid, damaged=options.damaged).frames[
-            :, 1
-        ]  # variants are (left, middle, right)
+        shown = read_frames(options.video, frames.grid, damaged=options.damaged).frames
     for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))
         if picture is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_frameseg.prepared.frame_columns import encode_frames
-from hf_frameseg.video.read import read_frames
+from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.sampling import VARIANTS
 from hf_frameseg.video.settings import FrameSettings
 
@@ -37,7 +37,7 @@ def prepare_video(
     Raises:
         VideoReadError: If the file cannot be read.
     """
-    video = read_frames(path, frames.grid(duration_seconds), frames)
+    video = read_variants(path, frames.grid(duration_seconds), frames)
     return {
         **encode_frames(video.frames, frame_format),
         "frame_times_seconds": video.times_seconds.tolist(),

@@ -37,7 +37,7 @@ from hf_frameseg.video.file import (
 from hf_frameseg.video.index import VideoIndex, index_video
 from hf_frameseg.video.pyav_reader import DamagedPicture
 from hf_frameseg.video.readers import READERS, Pictures, Reader, load_reader, reader_names
-from hf_frameseg.video.sampling import select_frames
+from hf_frameseg.video.sampling import MIDDLE_VARIANT, select_frames
 from hf_frameseg.video.settings import MAX_FRAMES_BYTES, TIMEOUT_SECONDS, FrameSettings
 from hf_frameseg.video.worker import WorkerError, thread_worker
 
@@ -48,16 +48,16 @@ _INDEX_READER = "pyav"  # the process that lists the frames
 
 @dataclass(frozen=True, eq=False)
 class VideoFrames:
-    """Hold the frames that stand for a video.
+    """Hold the frames that stand for a video, one for each window; those of `read_variants` three.
 
     Args:
-        frames: RGB pictures, shape (F, 3, H, W, 3), uint8; axis 1 is (left, middle, right).
-        times_seconds: Start of display of each picture, shape (F, 3).
+        frames: RGB pictures, shape (F, H, W, 3), uint8; with variants (F, 3, H, W, 3), axis 1 left, middle, right.
+        times_seconds: Start of display of each picture, shape (F,); with variants (F, 3).
         duration_seconds: Length of the file, which may differ from the grid's.
         grid: The windows the frames were chosen for.
         reader: Name of the reader that decoded them.
-        damaged: Which pictures are known to be damaged, shape (F, 3), bool; none (the default) unless `damaged="keep"`
-            was asked for.
+        damaged: Which pictures are known to be damaged, of the shape of the times, bool; none (the default) unless
+            `damaged="keep"` was asked for.
     """
 
     frames: NDArray[np.uint8]
@@ -76,9 +76,9 @@ class VideoFrames:
 def read_frames(
     path: str | Path, grid: FrameGrid | None = None, frames: FrameSettings | None = None, **choices: Any
 ) -> VideoFrames:
-    """Read the frames that stand for a video: three variants for each window of the grid.
+    """Read the frames that stand for a video: one for each window of the grid, the middle one of its variants.
 
-    Only the chosen frames are kept in memory, at most `3 * F`, each resized as soon as it is decoded.
+    Only the chosen frames are decoded for their own sake and kept in memory, each resized as soon as it is there.
 
     Args:
         path: Any file FFmpeg can read.
@@ -88,7 +88,7 @@ def read_frames(
         **choices: Fields of `FrameSettings` to set differently, such as `num_frames` or `frame_size`.
 
     Returns:
-        Frames (F, 3, H, W, 3) with their times.
+        Frames (F, H, W, 3) with their times (F,).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -97,13 +97,38 @@ def read_frames(
         ImportError: If the library of the one reader asked for is missing.
         ValueError: If a choice is out of range, or the grid has another number of frames than was asked for.
     """
-    settings = _settings(grid, frames, choices)
+    return _read(path, grid, _settings(grid, frames, choices), MIDDLE_VARIANT)
+
+
+def read_variants(
+    path: str | Path, grid: FrameGrid | None = None, frames: FrameSettings | None = None, **choices: Any
+) -> VideoFrames:
+    """Read what a training draws from: the left, middle and right variant of each window of the grid.
+
+    Args:
+        path: As for `read_frames`, like the others.
+        grid: The F windows.
+        frames: Which frames, how far the variants lie apart, at what size, and how the file is read.
+        **choices: Fields of `FrameSettings` to set differently.
+
+    Returns:
+        Frames (F, 3, H, W, 3) with their times (F, 3); the middle ones are those of `read_frames`.
+
+    Raises:
+        VideoReadError: As `read_frames`, which raises the same errors.
+    """
+    return _read(path, grid, _settings(grid, frames, choices))
+
+
+def _read(path: str | Path, grid: FrameGrid | None, settings: FrameSettings, variant: int | None = None) -> VideoFrames:
+    """Read one variant of every window, or all of them."""
     readers = reader_names(settings.reader)
     index = _index(path, settings.timeout_seconds)
     grid = settings.grid(index.duration_seconds) if grid is None else grid
     _check_length(index, grid, settings.duration_tolerance_seconds)
     offsets = (settings.variant_offset_frames, settings.variant_offset_seconds)
     positions = select_frames(index.times_seconds, grid, *offsets)
+    positions = positions if variant is None else positions[:, variant]
     attempts: list[tuple[str, str]] = []
     for name in readers:
         try:
@@ -202,7 +227,7 @@ def _settings(grid: FrameGrid | None, frames: FrameSettings | None, choices: dic
 def _decode(
     name: str, reader: Reader | None, index: VideoIndex, positions: NDArray[np.int64], settings: FrameSettings
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the frames at the positions (F, 3) as (F, 3, H, W, 3), and which are damaged (F, 3).
+    """Return the frames at the positions (F,) or (F, 3), and which of them are damaged.
 
     Without a reader, import "module:function".
     """
@@ -234,7 +259,7 @@ def _collect(
         check_picture_size(index.path, *picture.shape[:2])
         shown_size = settings.size_of(*_square_size(picture, index.pixel_aspect))
         if frames is not None and settings.short_side is not None:
-            shown_size = frames.shape[2:4]  # that of the first picture, where the size changes on the way
+            shown_size = frames.shape[-3:-1]  # that of the first picture, where the size changes on the way
         check_picture_size(index.path, *shown_size)
         resized = resize_frame(picture, shown_size)
         if frames is None:
@@ -243,9 +268,9 @@ def _collect(
                     f"{name}: frames of {resized.shape[:2]} pixels fill over {MAX_FRAMES_BYTES} bytes; give frame_size"
                 )
             frames = np.empty((*positions.shape, *resized.shape), dtype=np.uint8)
-        if resized.shape != frames.shape[2:]:
+        if resized.shape != frames.shape[-3:]:
             raise VideoRefusedError(
-                f"{name}: picture size changes from {frames.shape[2:4]} to {resized.shape[:2]}; give frame_size"
+                f"{name}: picture size changes from {frames.shape[-3:-1]} to {resized.shape[:2]}; give frame_size"
             )
         frames[positions == position] = resized
         num_read += 1
