@@ -19,6 +19,7 @@ from hf_frameseg.cli import predict
 from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.settings import ProposalSettings
+from hf_frameseg.visualization.save import save_figure
 
 GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
 
@@ -82,7 +83,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
             "VideoReadError": UnreadableError,
         },
         "hf_frameseg.inference": {"MomentRetriever": Retriever},
-        "hf_frameseg.visualization": {"qualitative_figure": qualitative_figure},
+        "hf_frameseg.visualization": {"qualitative_figure": qualitative_figure, "save_figure": save_figure},
         "matplotlib": {},
     }
     for name, values in members.items():
