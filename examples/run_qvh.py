@@ -83,7 +83,7 @@ from hf_frameseg.training.recipes import RecipeParser
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings
-from hf_frameseg.visualization import comparison_figure, qualitative_figure, training_curves_figure
+from hf_frameseg.visualization import comparison_figure, qualitative_figure, save_figure, training_curves_figure
 
 RECIPES = Path(__file__).parent / "recipes"
 PAPER_ROW, WHOLE_VIDEO, BASE_ROW = "model, windows by runs", "whole video", "base without fine-tuning"
@@ -602,9 +602,9 @@ def write_figures(
     """Draw the training curves, the comparison and `count` predictions spread over the split."""
     folder.mkdir(parents=True, exist_ok=True)
     if any("loss_lm" in entry for entry in history):
-        training_curves_figure(history).savefig(folder / "training_curves.png")
+        save_figure(training_curves_figure(history), folder / "training_curves.png")
     headlines = {name: headline(result) for name, result in results.items()}
-    comparison_figure(headlines, list(HEADLINE_COLUMNS)).savefig(folder / "comparison.png")
+    save_figure(comparison_figure(headlines, list(HEADLINE_COLUMNS)), folder / "comparison.png")
     for index in np.linspace(0, len(rows) - 1, num=min(count, len(rows))).astype(int):
         # What the model marked; a picture of ten candidates for a metric says nothing.
         sample, prediction = Sample.of(rows[int(index)]), redecode(predictions[index], PAPER_PROPOSALS)
@@ -614,7 +614,7 @@ def write_figures(
             relevant_moments=sample.windows,
             clip_saliency=sample.clip_targets(),
         )
-        figure.savefig(folder / picture_name(sample.qid))
+        save_figure(figure, folder / picture_name(sample.qid))
 
 
 def picture_name(qid: int | str) -> str:

@@ -30,6 +30,24 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_whole(value: Any, lowest: int, highest: float = math.inf) -> bool:
+    """Tell whether a value is a whole number of a range.
+
+    Args:
+        value: Anything. Booleans are no numbers, and 2.0 is not written as a whole one.
+        lowest: Smallest number that is.
+        highest: Largest number that is.
+
+    Returns:
+        Whether it is an `int` of Python's from `lowest` to `highest`.
+
+    Example:
+        >>> [is_whole(value, 1, 3) for value in (1, 3, 4, 2.0, True)]
+        [True, True, False, False, False]
+    """
+    return type(value) is int and lowest <= value <= highest
+
+
 def percent(share: float) -> float:
     """Return a share as the official evaluator of QVHighlights writes it: rounded through the printed number.
 

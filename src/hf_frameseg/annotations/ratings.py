@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg._numbers import is_number
+from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg.annotations.schema import are_three_ratings
 from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, NUM_ANNOTATORS, num_clips
 
@@ -52,7 +52,7 @@ class RatingScale:
             )
         if not is_number(self.clip_seconds) or not 0.1 <= self.clip_seconds <= 3600:
             raise ValueError(f"expected clip_seconds from 0.1 to 3600, got {self.clip_seconds!r:.40}")
-        if self.num_raters is not None and (type(self.num_raters) is not int or self.num_raters < 1):
+        if self.num_raters is not None and not is_whole(self.num_raters, 1):
             raise ValueError(f"expected num_raters to be a whole number of at least 1, got {self.num_raters!r:.40}")
 
     @classmethod

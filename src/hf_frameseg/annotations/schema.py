@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from hf_frameseg._numbers import is_number
+from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg.moments import (
     CLIP_SECONDS,
     MAX_RATING,
@@ -60,7 +60,7 @@ def check_qid(value: Any, other: Any = None) -> None:
         check_text("qid", value)
         if len(value) > MAX_QID_CHARACTERS:
             raise ValueError(f"expected qid to have up to {MAX_QID_CHARACTERS} characters, got {len(value)}")
-    elif type(value) is not int or not -(2**63) <= value < 2**63:
+    elif not is_whole(value, -(2**63), 2**63 - 1):
         raise ValueError(f"expected qid to be a 64-bit integer or a text, got {value!r:.80}")
     if other is not None and isinstance(other, str) != isinstance(value, str):
         raise ValueError(
@@ -132,7 +132,7 @@ def check_ratings(clip_ids: Any, scores: Any, duration_seconds: float) -> None:
     _check_list("saliency_scores", scores)
     count = num_clips(duration_seconds)  # the scorer's: without an incomplete one at the end, and at least one
     for clip_id in clip_ids:
-        if type(clip_id) is not int or not 0 <= clip_id < count:
+        if not is_whole(clip_id, 0, count - 1):
             raise ValueError(
                 f"relevant clip id {clip_id!r:.80} is no {CLIP_SECONDS:g}-second clip of a {duration_seconds:g} s "
                 f"video; expected ids from 0 to {count - 1}"
@@ -153,7 +153,7 @@ def are_three_ratings(ratings: Any) -> bool:
     Returns:
         Whether it holds three whole numbers from 0 to 4.
     """
-    return len(ratings) == NUM_ANNOTATORS and all(type(one) is int and 0 <= one <= MAX_RATING for one in ratings)
+    return len(ratings) == NUM_ANNOTATORS and all(is_whole(one, 0, MAX_RATING) for one in ratings)
 
 
 def _check_list(name: str, value: Any) -> None:

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from hf_frameseg._numbers import percent
 from hf_frameseg._text import short
 from hf_frameseg.audit.queries import AuditQuery, read_queries
-from hf_frameseg.audit.statistics import LENGTH_EDGES_SECONDS, statistics_of
+from hf_frameseg.audit.statistics import statistics_of
 from hf_frameseg.metrics.highlight import MIN_RATINGS, highlight_average_precision, highlight_hits
 from hf_frameseg.metrics.retrieval import LENGTH_RANGES_SECONDS
 from hf_frameseg.metrics.submission import evaluate_submission
 from hf_frameseg.metrics.summary import HEADLINE_COLUMNS
 from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, interpolate_to_clips, mask_to_spans
 from hf_frameseg.targets import frame_mask, graded_frame_targets
-
-__all__ = ["LENGTH_EDGES_SECONDS", "LISTINGS", "MAX_FRAMES", "audit_annotations", "audit_report"]
 
 LISTINGS: tuple[str, ...] = ("by_time", "by_rating")
 """Orders in which a mask's runs are listed: as they come with score 1, or best mean rating first."""

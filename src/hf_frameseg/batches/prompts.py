@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any
 
+from hf_frameseg._numbers import is_whole
 from hf_frameseg._text import printable
 
 MAX_QUERY_CHARACTERS = 4_000
@@ -100,7 +101,7 @@ class PromptTemplate:
     def _check_pictures(self) -> None:
         """Refuse a number of pictures that cannot stand for one frame."""
         count = self.pictures_per_window
-        if type(count) is not int or not 1 <= count <= MAX_PICTURES_PER_WINDOW or (count > 1 and self.kind == "image"):
+        if not is_whole(count, 1, MAX_PICTURES_PER_WINDOW) or (count > 1 and self.kind == "image"):
             raise ValueError(
                 f"prompt {self._shown_name}: expected pictures_per_window from 1 to {MAX_PICTURES_PER_WINDOW}, and 1 "
                 f"with {{image}}, got {printable(f'{count!r:.80}')}"

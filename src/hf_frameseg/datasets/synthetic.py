@@ -25,6 +25,7 @@ import numpy as np
 
 from hf_frameseg._files import atomic_write, atomic_writer, replace_folder
 from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, NUM_ANNOTATORS, num_clips
+from hf_frameseg.records import write_json_lines
 from hf_frameseg.video.worker import check_num_processes, start_pool_process
 
 if TYPE_CHECKING:
@@ -431,16 +432,16 @@ def _write_splits(out_dir: Path, wanted: SyntheticSettings, num_proc: int, progr
         fps=wanted.fps,
         queries=wanted.queries_per_video,
     )
-    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
+    annotations: dict[str, list[dict]] = {split: [] for split in SPLITS}
     pool = ProcessPoolExecutor(num_proc, initializer=start_pool_process, initargs=(os.getpid(),))
     try:
         results = pool.map(make, tasks, chunksize=8)
         bar = tqdm(results, total=len(tasks), desc="writing videos", unit="video", disable=not progress)
         for (split, _), rows in zip(tasks, bar, strict=True):
-            lines[split] += [json.dumps(row) for row in rows]
+            annotations[split] += rows
     finally:
         pool.shutdown(cancel_futures=True)
-    for split, rows in lines.items():
+    for split, rows in annotations.items():
         if not rows:
             continue  # nobody reads an empty annotation file
-        atomic_write(out_dir / f"highlight_{split}_release.jsonl", "".join(line + "\n" for line in rows))
+        write_json_lines(out_dir / f"highlight_{split}_release.jsonl", rows)

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg._numbers import is_number
+from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg._text import printable
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
@@ -154,7 +154,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
     """Return one checked line, without windows and saliency."""
     qid, mask = row["qid"], row["mask"]
-    if not (isinstance(qid, str) and qid.strip()) and (type(qid) is not int or not -(2**63) <= qid < 2**63):
+    if not (isinstance(qid, str) and qid.strip()) and not is_whole(qid, -(2**63), 2**63 - 1):
         raise ValueError(f"expected qid to be a 64-bit integer or a text, got {qid!r:.80}")
     for key in ("vid", "query"):
         if not isinstance(row[key], str):

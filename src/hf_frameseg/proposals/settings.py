@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hf_frameseg._numbers import is_number
+from hf_frameseg._numbers import is_number, is_whole
 
 RANKINGS = ("mean-probability", "log-odds", "time")
 """What ranks the runs of a mask."""
@@ -86,7 +86,7 @@ class ProposalSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if isinstance(self.max_moments, bool) or not isinstance(self.max_moments, int) or self.max_moments < 1:
+        if not is_whole(self.max_moments, 1):
             raise ValueError(f"expected max_moments to be a whole number of at least 1, got {self.max_moments!r}")
         if self.snap_seconds is not None:
             self._keep_number("snap_seconds", 0.01, math.inf)

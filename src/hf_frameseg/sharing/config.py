@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._files import atomic_write
+from hf_frameseg._numbers import is_whole
 from hf_frameseg._options import split_choices
 from hf_frameseg._text import printable, short
 from hf_frameseg.readout import MAX_BEAMS, get_readout
@@ -169,14 +170,9 @@ class FrameSegmentationConfig:
             raise ValueError(f"{name}: {error}") from None
 
 
-def _is_count(value: Any, most: int) -> bool:
-    """Tell whether a value is a whole number from 1 up to a limit."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
 def _check_count(name: str, value: Any, most: int) -> None:
     """Refuse what is no whole number from 1 up to a limit."""
-    if not _is_count(value, most):
+    if not is_whole(value, 1, most):
         raise ValueError(f"expected {name} to be a whole number of at least 1 and at most {most}, got {short(value)}")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from hf_frameseg._numbers import is_number
+from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg._options import setting
 from hf_frameseg._text import short
-from hf_frameseg.moments import GRID_KINDS, MAX_GRID_FRAMES, FrameGrid
+from hf_frameseg.moments import CLIP_SECONDS, GRID_KINDS, MAX_GRID_FRAMES, FrameGrid
 from hf_frameseg.video.file import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
 from hf_frameseg.video.readers import reader_names
 from hf_frameseg.video.sampling import MAX_OFFSET_FRAMES, VARIANT_OFFSET_FRAMES, VARIANTS, check_variant_offset
@@ -75,8 +75,10 @@ class FrameSettings:
     variant_offset_frames: int = setting(VARIANT_OFFSET_FRAMES, "source frames between the variants of a frame", "N")
     variant_offset_seconds: float | None = setting(None, "or the seconds between them", "SECONDS")
     reader: str = setting("auto", "auto, pyav, decord, torchcodec or module:function", "NAME")
-    # One QVHighlights clip. The last frame of a shorter file stays on display; what a longer one has more is not used.
-    duration_tolerance_seconds: float = setting(2.0, "how much shorter than annotated a file may be", "SECONDS")
+    # One clip. The last frame of a shorter file stays on display; what a longer one has more is not used.
+    duration_tolerance_seconds: float = setting(
+        CLIP_SECONDS, "how much shorter than annotated a file may be", "SECONDS"
+    )
     timeout_seconds: float | None = setting(TIMEOUT_SECONDS, "time that each reader has for one video", "SECONDS")
     damaged: str = setting("raise", "pictures that FFmpeg had to patch up: raise or keep", "ACTION")
 
@@ -85,7 +87,7 @@ class FrameSettings:
         if isinstance(self.frame_size, list):  # JSON knows no tuples
             object.__setattr__(self, "frame_size", tuple(self.frame_size))
         whole = f"to be a whole number of at least 1 and at most {MAX_GRID_FRAMES}"
-        self._need("num_frames", _is_whole(self.num_frames, 1, MAX_GRID_FRAMES), whole)
+        self._need("num_frames", is_whole(self.num_frames, 1, MAX_GRID_FRAMES), whole)
         self._check_grid()
         self._check_sizes()
         self._check_variants()
@@ -120,7 +122,7 @@ class FrameSettings:
             if value is None:
                 continue
             sides = value if isinstance(value, tuple) and name == "frame_size" else (value, value)
-            is_size = len(sides) == 2 and all(_is_whole(side, 1, MAX_FRAME_SIDE) for side in sides)
+            is_size = len(sides) == 2 and all(is_whole(side, 1, MAX_FRAME_SIDE) for side in sides)
             self._need(name, is_size, f"to be None, {kind} in pixels, from 1 to {MAX_FRAME_SIDE}")
             self._need(name, sides[0] * sides[1] <= MAX_FRAME_PIXELS, f"of at most {MAX_FRAME_PIXELS} pixels in all")
             num_bytes = self.num_frames * len(VARIANTS) * sides[0] * sides[1] * 3
@@ -138,7 +140,7 @@ class FrameSettings:
         """Refuse distances that `select_frames` cannot use."""
         frames, seconds = self.variant_offset_frames, self.variant_offset_seconds
         most = f"to be a whole number >= 0, at most {MAX_OFFSET_FRAMES}"
-        self._need("variant_offset_frames", _is_whole(frames, 0, MAX_OFFSET_FRAMES), most)
+        self._need("variant_offset_frames", is_whole(frames, 0, MAX_OFFSET_FRAMES), most)
         self._need("variant_offset_seconds", seconds is None or is_number(seconds), "to be a number or None")
         check_variant_offset(frames, seconds)
 
@@ -220,8 +222,3 @@ class FrameSettings:
         if others or not isinstance(values, Mapping):
             raise ValueError(f"expected frames to hold some of {known}, got {short(others)}: remove what else is there")
         return cls(**values)
-
-
-def _is_whole(value: Any, lowest: int, highest: int) -> bool:
-    """Tell whether a value is a whole number of a range."""
-    return type(value) is int and lowest <= value <= highest

@@ -32,6 +32,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_frameseg._numbers import is_whole
+
 Result = TypeVar("Result")
 
 START_SECONDS = 120.0
@@ -226,7 +228,7 @@ def check_num_processes(name: str, number: int | None) -> int:
         ValueError: If it is not from 1 to 64, or to 8 for each processor.
     """
     most = max(64, 8 * (os.cpu_count() or 1))
-    if number is not None and (type(number) is not int or not 1 <= number <= most):
+    if number is not None and not is_whole(number, 1, most):
         raise ValueError(f"expected {name} to be a whole number from 1 to {most}, got {number!r}")
     return number or 1
 

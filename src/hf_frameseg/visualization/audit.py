@@ -49,7 +49,7 @@ def audit_figure(report: Mapping[str, Any], title: str | None = None) -> Figure:
         title: Headline, for example the name of the annotation file.
 
     Returns:
-        A figure of its own, to be saved with ``figure.savefig(path)``. Nothing is shown, no global state is touched.
+        A figure of its own, for `save_figure`. Nothing is shown, no global state is touched.
 
     Raises:
         ValueError: If the report holds no setting.

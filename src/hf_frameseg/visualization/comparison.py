@@ -27,7 +27,7 @@ def comparison_figure(
         highlight: Row drawn in colour; default the first.
 
     Returns:
-        A figure of its own, to be saved with ``figure.savefig(path)``. Nothing is shown, no global state is touched.
+        A figure of its own, for `save_figure`. Nothing is shown, no global state is touched.
 
     Raises:
         ValueError: If there are no rows or metrics, a metric is in none of the rows, or ``highlight`` is not a row.

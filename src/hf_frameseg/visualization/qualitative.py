@@ -50,7 +50,7 @@ def qualitative_figure(
         title: Headline; default the query.
 
     Returns:
-        A figure of its own, to be saved with ``figure.savefig(path)``. Nothing is shown, no global state is touched.
+        A figure of its own, for `save_figure`. Nothing is shown, no global state is touched.
 
     Raises:
         ValueError: If frames or saliency do not have the shape that the prediction asks for.

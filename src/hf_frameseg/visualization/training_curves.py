@@ -104,7 +104,7 @@ def training_curves_figure(
         half_life_steps: Smoothing, see :func:`time_weighted_ema`. Default: a fortieth of the logged steps.
 
     Returns:
-        A figure of its own, to be saved with ``figure.savefig(path)``. Nothing is shown, no global state is touched.
+        A figure of its own, for `save_figure`. Nothing is shown, no global state is touched.
 
     Raises:
         ValueError: If a key is not in the log, or there is nothing to draw.
