@@ -60,7 +60,7 @@ class QVHighlights(FrameDatasetBuilder):
 
     `load_dataset` refuses builders that are not on the Hub as data files, so this class is used as a class:
 
-        builder = QVHighlights(data_dir="data", num_frames=25, frame_size=378)
+        builder = QVHighlights(data_dir="data", frames=FrameSettings(frame_size=378))
         builder.download_and_prepare(num_proc=8)
         rows = builder.as_dataset("train")
     """
