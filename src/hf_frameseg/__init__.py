@@ -60,7 +60,7 @@ _MODULE_OF = {
     "MomentTableConfig": "datasets.table",
     # shards
     "FrameStream": "shards.stream",
-    "save_shards": "shards.stream",
+    "save_shards": "shards.files",
     "DecodeShare": "shards.shares",
     "AssembleShares": "shards.shares",
     "decode_share": "shards.shares",

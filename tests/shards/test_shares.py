@@ -17,8 +17,9 @@ from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.prepared import jobs as video_jobs
+from hf_frameseg.shards.files import find_shards
 from hf_frameseg.shards.shares import AssembleShares, DecodeShare, decode_share, is_prepared, task_folder
-from hf_frameseg.shards.stream import FrameStream, find_shards
+from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datasets import Dataset, Features, List, Value, load_dataset
+from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.sample import Sample
-from hf_frameseg.shards.stream import save_shards
+from hf_frameseg.shards.files import save_shards
 from hf_frameseg.sharing.frames_repo import push_frames, stream_frames
+from hf_frameseg.video.settings import FrameSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # with importlib mode a test cannot import its neighbour otherwise
 from hub_server import TOKEN, Hub, serve  # noqa: E402
@@ -97,6 +101,45 @@ def test_push_and_stream(dataset: Dataset, folder: Path, online: Hub) -> None:
     resumed.load_state_dict(json.loads(json.dumps(mixed.state_dict())))
     assert sorted(done + [row["qid"] for row in resumed]) == list(range(NUM_ROWS))
     assert len(stream_frames("me/frames", "val", token=TOKEN)) == 3
+
+
+@pytest.mark.parametrize("frame_format", ["raw", "jpeg"])
+def test_five_queries_a_video_take_the_room_of_one(
+    frame_format: str,
+    online: Hub,
+    tmp_path: Path,
+    write_video: Callable[..., Path],
+    annotation: Callable[..., dict],
+    write_annotations: Callable[..., Path],
+) -> None:
+    (tmp_path / "videos").mkdir()
+    for vid in "abc":
+        write_video(tmp_path / "videos" / f"{vid}.mp4", np.arange(20), Fraction(1, 10), size=(256, 256))
+    labels = {"duration": 2, "relevant_windows": [[0, 2]], "relevant_clip_ids": [0], "saliency_scores": [[1, 2, 3]]}
+    sizes: dict[int, list[int]] = {}
+    for queries in (1, 5):
+        lines = [annotation(qid=qid, vid=vid, **labels) for qid, vid in enumerate("abc" * queries)]
+        write_annotations(tmp_path / "highlight_val_release.jsonl", lines)
+        cache, shards, name = tmp_path / f"cache-{queries}", tmp_path / f"shards-{queries}", f"me/frames-{queries}"
+        rows = load_rows(
+            "qvhighlights",
+            tmp_path,
+            "val",
+            FrameSettings(num_frames=8, frame_size=256),
+            frame_format=frame_format,
+            cache_dir=cache,
+        )
+        save_shards(rows, shards)
+        push_frames(shards, name, token=TOKEN)
+        stream = stream_frames(name, "val", token=TOKEN)
+        assert sorted(stream, key=lambda row: row["qid"]) == list(rows)
+        assert len(stream) == 3 * queries
+        on_disk = [sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) for place in (cache, shards)]
+        arrived = [content for file, content in online.files(name).items() if file.endswith(".parquet")]
+        sizes[queries] = [*on_disk, sum(map(len, arrived))]
+    assert sizes[1][0] > 150_000  # nearly all of it pictures
+    for kind, one, five in zip(("cache", "shards", "Hub"), sizes[1], sizes[5], strict=True):
+        assert five <= 1.1 * one, (kind, five / one)
 
 
 def test_the_card_tells_rights_and_how_to_read_it(folder: Path, online: Hub) -> None:

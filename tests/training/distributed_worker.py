@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.models.xgenmm import XGenMMForConditionalGeneration, XGenMMProcessor
-from hf_frameseg.shards.stream import FrameStream, find_shards
+from hf_frameseg.shards.files import find_shards
+from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics, write_submission
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer

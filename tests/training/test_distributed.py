@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from datasets import Dataset
-from hf_frameseg.shards.stream import save_shards
+from hf_frameseg.shards.files import save_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("distributed_worker.py")

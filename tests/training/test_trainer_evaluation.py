@@ -19,7 +19,8 @@ from transformers import EvalPrediction, TrainerCallback
 from datasets import Dataset
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
-from hf_frameseg.shards.stream import FrameStream, find_shards, save_shards
+from hf_frameseg.shards.files import find_shards, save_shards
+from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 

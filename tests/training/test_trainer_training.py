@@ -16,7 +16,8 @@ from transformers.trainer_utils import BestRun
 
 from datasets import Dataset
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.shards.stream import FrameStream, find_shards, save_shards
+from hf_frameseg.shards.files import find_shards, save_shards
+from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.checks import check_processes
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer

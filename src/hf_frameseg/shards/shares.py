@@ -20,7 +20,7 @@ from typing import Any
 from hf_frameseg._text import printable
 from hf_frameseg.prepared.builder import FrameDatasetBuilder
 from hf_frameseg.prepared.jobs import run_jobs
-from hf_frameseg.shards.stream import save_shards
+from hf_frameseg.shards.files import save_shards
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.worker import end_with_parent
 

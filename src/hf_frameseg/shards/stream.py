@@ -1,9 +1,4 @@
-"""Prepared data as shards, and rows read back from them as a stream, for data that no single disk holds.
-
-A folder holds the shards of all splits, in the layout of the Hub, so `datasets.load_dataset(folder)` reads it too:
-
-    FOLDER/data/train-00000-of-00038.parquet
-    FOLDER/data/val-00000-of-00009.parquet
+"""Rows read back from shards as a stream, for data that no single disk holds.
 
 `IterableDataset.shuffle` of `datasets` (5.2) does not fit these rows: its buffer holds 1000 of them (3 GB at 384
 pixels), and what is in the buffer is lost when a run resumes. Its workers end an epoch in short batches of their own,
@@ -16,164 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import re
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 import datasets
-from hf_frameseg._files import replace_folder, restore_folder
-from hf_frameseg._text import printable
-from hf_frameseg.prepared.cache import exclusive
 from hf_frameseg.shards.order import Rows, epoch_windows, node_windows, worker_rows
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import FileMetaData
-
-SHARD_BYTES = 500_000_000
-"""Size of a shard, as in `Dataset.push_to_hub`."""
-
-GROUP_BYTES = 16_000_000
-"""Size of a row group: every reader holds one. `Dataset.push_to_hub` makes them 100 MB."""
+from hf_frameseg.shards.row_groups import group_sizes, read_footer, read_group
 
 BUFFER_BYTES = 128_000_000
 """Size of the rows that are mixed at a time."""
 
 _ORDER_VERSION = 2  # of the order that seed and epoch give; raised when it changes
-_MIN_GROUPS = 16  # per split: with one group every epoch would have the same order
-_COLUMNS = ("qid", "vid", "query", "duration_seconds", "frames", "frame_shape")
-_SPLIT_NAME = r"\w+(\.\w+)*"
-_SHARD_NAME = re.compile(rf"(?P<split>{_SPLIT_NAME})-(?P<index>\d{{5}})-of-(?P<total>\d{{5}})\.parquet")
-
-
-def save_shards(
-    dataset: datasets.Dataset,
-    folder: str | Path,
-    split: str | None = None,
-    *,
-    shard_bytes: int = SHARD_BYTES,
-    group_bytes: int = GROUP_BYTES,
-) -> list[Path]:
-    """Write a prepared split as Parquet shards with small row groups; the other splits of the folder stay.
-
-    Args:
-        dataset: From `load_rows`, or any data set of its columns; rows keep their order.
-        folder: Where to. When all new shards are written they take the place of older ones of this split, in one step:
-            whoever looks, after a kill too, finds the old ones or the new ones.
-        split: Name of the split; None takes the data set's.
-        shard_bytes: About the size of a file.
-        group_bytes: About the size of a row group.
-
-    Returns:
-        The shards, in order.
-
-    Raises:
-        ValueError: If there are no rows, a column is missing, or the split has no name.
-    """
-    split = split or (str(dataset.split) if dataset.split is not None else None)
-    if split is None or not re.fullmatch(_SPLIT_NAME, split):
-        raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
-    if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
-        raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")
-    if len(dataset) == 0:
-        raise ValueError(f"split {split} has no rows to write")
-    row_bytes = max(dataset.data.nbytes / dataset.data.num_rows, 1)
-    num_shards = min(math.ceil(len(dataset) * row_bytes / shard_bytes), len(dataset))
-    group_rows = max(1, min(int(group_bytes / row_bytes), math.ceil(len(dataset) / _MIN_GROUPS)))
-
-    data = Path(folder) / "data"
-    names = [f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in range(num_shards)]
-    with exclusive(data):
-        restore_folder(data)
-        new = data.with_name(".data.new")
-        shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
-        new.mkdir(parents=True)
-        try:
-            for index, name in enumerate(names):
-                shard = dataset.shard(num_shards, index, contiguous=True)
-                shard.to_parquet(new / name, batch_size=group_rows, write_page_checksum=True)
-            _take_over(data, new, split)
-            replace_folder(new, data)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return [data / name for name in names]
-
-
-def _take_over(data: Path, new: Path, split: str) -> None:
-    """Put what else is in the folder of the shards into the one that will take its place, without copying."""
-    for old in data.iterdir() if data.is_dir() else ():
-        if (match := _SHARD_NAME.fullmatch(old.name)) and match["split"] == split:
-            continue
-        if old.is_dir():
-            shutil.copytree(old, new / old.name, symlinks=True)
-            continue
-        try:
-            os.link(old, new / old.name, follow_symlinks=False)
-        except OSError:  # a file system without second names
-            shutil.copy2(old, new / old.name, follow_symlinks=False)
-
-
-def find_shards(folder: str | Path, split: str) -> list[str]:
-    """Return the shards of a split in a folder.
-
-    Args:
-        folder: From `save_shards`.
-        split: Name of the split.
-
-    Returns:
-        Their paths, in order.
-
-    Raises:
-        FileNotFoundError: If there are none or some are missing.
-    """
-    data = Path(folder) / "data"
-    if not data.exists() and data.parent.is_dir():  # `save_shards` was killed where two names cannot be exchanged
-        with suppress(OSError), exclusive(data):
-            restore_folder(data)
-    return order_shards((str(path) for path in data.glob("*.parquet")), split, str(folder))
-
-
-def order_shards(paths: Iterable[str], split: str, where: str) -> list[str]:
-    """Pick the shards of a split and refuse a set with a gap.
-
-    Args:
-        paths: Paths or addresses of any files.
-        split: Name of the split.
-        where: What to call the place in an error.
-
-    Returns:
-        Its shards, in order.
-
-    Raises:
-        FileNotFoundError: If there are none, some are missing, or two sets are mixed.
-
-    Example:
-        >>> order_shards(["data/val-00001-of-00002.parquet", "data/val-00000-of-00002.parquet"], "val", "here")
-        ['data/val-00000-of-00002.parquet', 'data/val-00001-of-00002.parquet']
-    """
-    matches = {path: match for path in paths if (match := _SHARD_NAME.fullmatch(path.rpartition("/")[2]))}
-    found = sorted(path for path, match in matches.items() if match["split"] == split)
-    if not found:
-        others = sorted({match["split"] for match in matches.values()})
-        raise FileNotFoundError(
-            f"expected shards data/{split}-*-of-*.parquet in {where}, got splits {others}; write them with save_shards"
-        )
-    totals = {int(matches[path]["total"]) for path in found}
-    if totals != {len(found)}:
-        raise FileNotFoundError(
-            f"expected {' or '.join(map(str, sorted(totals)))} shards of {split} in {where}, got {len(found)}; "
-            "a run that wrote them did not finish, write them again"
-        )
-    return found
 
 
 class FrameStream(torch.utils.data.IterableDataset):
@@ -215,9 +68,10 @@ class FrameStream(torch.utils.data.IterableDataset):
     ) -> None:
         self.files = [str(file) for file in files]
         self._token = token
-        self._footers = [_read_footer(file, token) for file in self.files]
-        self._groups = [(number, index) for number, footer in enumerate(self._footers) for index in _indices(footer)]
-        sizes = [_size_of(self._footers[number], index) for number, index in self._groups]
+        self._footers = [read_footer(file, token) for file in self.files]
+        of_files = [group_sizes(footer) for footer in self._footers]
+        self._groups = [(number, index) for number, of_file in enumerate(of_files) for index in range(len(of_file))]
+        sizes = [size for of_file in of_files for size in of_file]
         self._group_rows = [rows for rows, _ in sizes]
         self._group_ends = np.cumsum(self._group_rows, dtype=np.int64)
         self._num_rows = sum(self._group_rows)
@@ -342,22 +196,15 @@ class FrameStream(torch.utils.data.IterableDataset):
         """Read rows; a group stays in memory until its last one is read."""
         groups = np.searchsorted(self._group_ends, rows, side="right").tolist()
         left = Counter(groups)
-        tables: dict[int, Any] = {}
+        held: dict[int, list[dict[str, Any]]] = {}
         for row, group in zip(rows.tolist(), groups, strict=True):
-            if group not in tables:
-                tables[group] = self._read_group(*self._groups[group])
+            if group not in held:
+                file, index = self._groups[group]
+                held[group] = read_group(self.files[file], self._token, self._footers[file], index)
             place = row - int(self._group_ends[group]) + self._group_rows[group]
             left[group] -= 1
-            table = tables[group] if left[group] else tables.pop(group)
-            yield self.features.decode_example(table.slice(place, 1).to_pylist()[0])
-
-    def _read_group(self, file: int, group: int) -> Any:
-        """Return a row group as a table."""
-        import pyarrow.parquet as pq
-
-        options = {"metadata": self._footers[file], "page_checksum_verification": True}
-        with _readable(self.files[file]), _open(self.files[file], self._token) as opened:
-            return pq.ParquetFile(opened, **options).read_row_group(group, use_threads=False)
+            of_group = held[group] if left[group] else held.pop(group)
+            yield self.features.decode_example(of_group[place])
 
     def _fingerprint(self) -> str:
         """Name what the order depends on."""
@@ -370,55 +217,3 @@ def _worker() -> tuple[int | None, int]:
     """Return the number of this worker of a loader, None outside of any, and how many there are."""
     info = torch.utils.data.get_worker_info()
     return (None, 1) if info is None else (info.id, info.num_workers)
-
-
-def _open(file: str, token: str | None) -> Any:
-    """Open a shard for pyarrow; one of the Hub is asked for again when the connection breaks.
-
-    A file on disk is left to pyarrow itself: its threads, still at an open file of Python's when the interpreter ends,
-    abort the process now and then (26.0).
-    """
-    if "://" not in file:
-        if os.path.lexists(file) and not Path(file).is_file():
-            raise ValueError(f"{printable(file)} is no file; write the shards again with save_shards")
-        return nullcontext(file)
-    from datasets.utils.file_utils import xopen
-
-    from datasets import DownloadConfig
-
-    return xopen(file, "rb", download_config=DownloadConfig(token=token))
-
-
-def _read_footer(file: str, token: str | None) -> FileMetaData:
-    """Return what the end of a shard says of it."""
-    import pyarrow.parquet as pq
-
-    with _readable(file), _open(file, token) as opened:
-        return pq.read_metadata(opened)
-
-
-@contextmanager
-def _readable(file: str) -> Iterator[None]:
-    """Name a shard whose content is damaged; its pages carry checksums."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk or the network
-        reason = printable(" ".join(str(error).split()))
-        raise ValueError(f"cannot read the shard {printable(file)} ({reason:.200}); write it again") from error
-
-
-def _indices(footer: FileMetaData) -> range:
-    """Return the numbers of the row groups of a shard."""
-    return range(footer.num_row_groups)
-
-
-def _size_of(footer: FileMetaData, index: int) -> tuple[int, int]:
-    """Return rows and bytes of a row group."""
-    group = footer.row_group(index)
-    return group.num_rows, group.total_byte_size

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._text import printable
 from hf_frameseg.prepared.frame_columns import row_shape
-from hf_frameseg.shards.stream import FrameStream, find_shards, order_shards
+from hf_frameseg.shards.files import find_shards, order_shards
+from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.sharing.loading import hub_error
 
 if TYPE_CHECKING:
