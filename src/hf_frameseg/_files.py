@@ -25,8 +25,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a binary file beside `path` that takes its name when the block ends, and vanishes when the block raises.
 
-    What stood under the name stays until then: a kill or a full disk costs the new file only. A link stays a link, its
-    target is replaced. Devices and pipes (`/dev/stdout`) are written as they are.
+    An old file stays under the name until then, so a kill or a full disk costs only the new one. A link stays a link;
+    its target is replaced. Devices and pipes (`/dev/stdout`) are written as they are.
 
     Args:
         path: Where the result goes; missing folders are made.

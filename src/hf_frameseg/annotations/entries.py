@@ -208,7 +208,7 @@ def _windows(
     if is_list(windows) and not windows and entry.clip_ratings is not None:
         if scale is not None:
             return []
-        raise ValueError(f"has ratings and no windows; add windows; {OTHER_SCALE_HINT}, and none are needed")
+        raise ValueError(f"has ratings and no windows; add windows; {OTHER_SCALE_HINT}: then windows may be missing")
     if not isinstance(windows, Sequence) or isinstance(windows, str) or not windows:
         raise ValueError(f"expected windows to be a list of [start, end] in seconds, got {windows!r:.80}")
     kept = []

@@ -1,7 +1,7 @@
 """Reading submission and annotation files for scoring, in all forms that `hf_frameseg.records` knows.
 
-What cannot be such a file at all (a folder, a table, a damaged archive) is one `ValueError` or `OSError`; what is wrong
-in single lines comes back as violations with their places.
+A file that cannot hold rows (a folder, a table, a damaged archive) raises one `ValueError` or `OSError`. A line that
+holds no row comes back as a violation with its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ParsedSubmission:
     Args:
         rows: The lines that are JSON objects.
         line_numbers: Line of each row, counted from 1.
-        violations: The lines that are not.
+        violations: The lines that are no JSON objects.
         sha256: Checksum of the file as it is stored; empty if there was no file.
     """
 
@@ -34,7 +34,7 @@ class ParsedSubmission:
 
 
 def read_submission(source: str | Path | BinaryIO) -> ParsedSubmission:
-    r"""Read a submission file, collecting what is wrong in single lines.
+    r"""Read a submission file; a line that is wrong becomes a violation, and reading goes on.
 
     Args:
         source: Path, or a binary stream such as `sys.stdin.buffer`. One JSON object per line, or objects over several
@@ -87,7 +87,7 @@ def read_ground_truth(path: str | Path) -> ParsedSubmission:
 
 
 def parse_submission(lines: Iterable[str | bytes]) -> ParsedSubmission:
-    """Read the lines of a submission file, collecting what is not a JSON object instead of stopping.
+    """Read the lines of a submission file; a line that is no JSON object becomes a violation, and reading goes on.
 
     Args:
         lines: Lines of a JSON Lines file; empty ones are skipped.

@@ -1,11 +1,11 @@
 """Highlight detection where there are no moments: TVSum and YouTube Highlights, scored as their field does.
 
 A clip is positive for a rater above a limit: the median of the rater's own ratings (TVSum, 1 to 5 by twenty people), or
-a number (YouTube Highlights, above 0). The clips are ranked by predicted saliency, the first one on ties first. Average
-precision is the area under precision over recall, each step with the mean of the precision before and after it, from 1
-on; of the top k, recall counts the positives among them only, and without one it is 0. It is averaged over raters and
-videos. That is what `datasets/tvsum.py` and `datasets/youtube.py` of github.com/TencentARC/UMT compute, and QD-DETR and
-others after them.
+a number (YouTube Highlights, above 0). The clips are ranked by predicted saliency; ties keep the order of the video.
+Average precision is the area under the curve of precision over recall. The height of a step is the mean of the
+precision before it (1 before the first) and after it. Of the top k clips, recall counts only the positives among these
+k; if there is none, the average precision is 0. It is averaged over raters and videos. `datasets/tvsum.py` and
+`datasets/youtube.py` of github.com/TencentARC/UMT compute the same, and QD-DETR and others after them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The PyAV reader: the fastest of the three and the default, and what knows which pictures are sound."""
+"""The PyAV reader: the fastest of the three, the default, and the only one that knows which pictures are damaged."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _Shown(NamedTuple):
 
 
 def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_Shown]:
-    """Decode from the last key frame before each position; end early when one is not sound or a frame does not come."""
+    """Decode from the last key frame before each position; end early at a wrong key frame or a missing frame."""
     import av
 
     groups = np.searchsorted(index.key_positions, positions, side="right") - 1
@@ -107,7 +107,7 @@ def _seek_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterator[_S
 
 
 def _can_seek(context: VideoCodecContext) -> bool:
-    """Tell whether what comes out after a seek shows if it is sound: a palette may come with the first packet only."""
+    """Tell whether a wrong frame after a seek can be noticed: a palette may be in the first packet only."""
     codec = context.codec
     return context.pix_fmt != "pal8" and (codec.intra_only or codec.canonical_name in _SEEKABLE)
 
@@ -130,7 +130,7 @@ def _straight_frames(index: VideoIndex, positions: NDArray[np.int64]) -> Iterato
 
 
 def _refuse_headless(index: VideoIndex) -> None:
-    """Refuse to count where frames are lost at the start."""
+    """Refuse a file that begins without a key frame: the frames lost there would shift the count of all others."""
     if not index.starts_with_key:
         raise VideoReadError(
             f"{shown_name(index.path)}: could not be decoded by pyav: the file starts in the middle, and only their "
@@ -139,7 +139,7 @@ def _refuse_headless(index: VideoIndex) -> None:
 
 
 def _at_positions(frames: Iterable[_Shown], positions: NDArray[np.int64]) -> Iterator[_Shown]:
-    """Return the frames at ascending positions, counted."""
+    """Return the frames at ascending positions, by counting those that come out."""
     wanted, last = frozenset(positions.tolist()), int(positions[-1])
     numbered = zip(range(last + 1), frames, strict=False)
     return (shown for position, shown in numbered if position in wanted)
@@ -148,20 +148,21 @@ def _at_positions(frames: Iterable[_Shown], positions: NDArray[np.int64]) -> Ite
 class _Decoding:
     """Decode from where a container is, and find out which frames are damaged.
 
-    FFmpeg flags a picture that it had to patch up, or refuses its packet; what is predicted from it is not flagged. So
-    what is decoded after damage, up to the next sound key frame, counts as damaged, too.
+    FFmpeg flags a picture that it had to patch up, or refuses its packet. It does not flag the pictures predicted from
+    it. So all pictures that are decoded after damage, up to the next sound key frame, count as damaged.
 
     Args:
         container: The open file.
         index: The same.
-        wanted: Time stamps of the frames that are asked for; none asks for all.
+        wanted: Time stamps of the frames that are asked for; an empty list asks for all.
     """
 
     def __init__(self, container: InputContainer, index: VideoIndex, wanted: Iterable[int] = ()) -> None:
         self._container = container
         self._stream = container.streams[index.stream_index]
         self._context = limited_decoder(self._stream)
-        # An edit list may hide the key frame, so ask its packet; after a seek, which may lie, the frame is asked.
+        # At the start a packet says whether it is a key frame: an edit list may hide the frame. After a seek, where
+        # packets can be wrong, the frame says it.
         self._needs_key = self._context.codec.canonical_name in _START_ANYWHERE
         self._wanted = frozenset(wanted)
         self._is_flagged = self._context.codec.canonical_name not in _UNFLAGGED
@@ -174,11 +175,11 @@ class _Decoding:
         """Decode the wanted frames in ascending order.
 
         Args:
-            first_keys: Time stamps of key frames, one of which has to come out first; none allows any frame.
-            fill_lost: What stands for a frame that damage has cost: the one before it, or the end of the iteration.
+            first_keys: Time stamps of the key frames that may come out first; an empty set allows any frame.
+            fill_lost: Whether the frame before a lost one stands in for it; if not, the iteration ends there.
 
         Yields:
-            The frames; ends early when one does not come, or the first is no key frame.
+            The frames; ends early when one does not come, or when the first to come out is no key frame.
         """
         waiting, ready = deque(sorted(self._wanted)), {}
         before, num_later = None, 0
@@ -200,7 +201,7 @@ class _Decoding:
             yield from (ready.get(pts, _Shown(before.frame, True)) for pts in waiting)
 
     def _has_passed(self, num_later: int) -> bool:
-        """Tell whether a frame is lost to damage when so many later ones have come out."""
+        """Tell whether so many later frames have come out that a missing one is lost to damage."""
         return bool(self._damage) and num_later > _MAX_REORDERED_FRAMES
 
     def frames(self) -> Iterator[_Shown]:
@@ -213,7 +214,7 @@ class _Decoding:
                 self._damage.append(number)
             elif frame.key_frame:
                 self._keys.append((number, frame.pts))
-            # What is predicted from a frame can be shown before it: wait until it has come out.
+            # A frame can be shown before the one it is predicted from: wait until that one has come out.
             while len(held) > (_MAX_REORDERED_FRAMES if self._context.has_b_frames else 0):
                 yield self._judged(held.popleft())
         while held:
@@ -222,8 +223,8 @@ class _Decoding:
     def _decode(self) -> Iterator[VideoFrame]:
         """Decode packet after packet, until all that is wanted has come out."""
         unsent = set(self._wanted)
-        # In H.264 nothing depends on a non-reference frame: those between need no decoding. (In HEVC nothing of the
-        # same temporal layer does.)
+        # In H.264 no frame depends on a non-reference frame, so those that nobody wants are not decoded. (In HEVC
+        # only frames of the same temporal layer do not depend on it.)
         can_skip = unsent and self._context.name == "h264"
         length_bytes = _length_bytes(self._context) if can_skip else 0
         num_errors = _num_errors()
@@ -241,7 +242,7 @@ class _Decoding:
                 self._damage.append(self._num_sent)
             yield from frames
             if packet is not None and self._wanted and not unsent:
-                yield from decode(self._context, None)[0]  # those it holds back to put them in order
+                yield from decode(self._context, None)[0]  # the frames that the decoder holds back to reorder them
                 return
 
     def _judged(self, frame: VideoFrame) -> _Shown:
@@ -249,7 +250,7 @@ class _Decoding:
         if not self._damage and (self._keys or not self._needs_key):
             return _Shown(frame, False)
         number = self._sent.get(frame.pts, self._num_sent + 1)
-        # Frames that are decoded after a key frame and shown before it may be predicted from what is before it.
+        # A frame that is decoded after a key frame but shown before it may be predicted from frames before both.
         keys = [key for key, pts in self._keys if key <= number and (None in (pts, frame.pts) or pts <= frame.pts)]
         is_damaged = any(max(keys, default=0) < damage < number for damage in self._damage)
         return _Shown(frame, frame.is_corrupt or is_damaged or (self._needs_key and not keys))

@@ -1,12 +1,12 @@
-"""Call functions in a process that can be killed: decoders hang in C code, where no exception reaches them, and crash.
+"""Call functions in a process that can be killed: decoders crash, and hang in C code, where no exception reaches them.
 
 Each thread has its own worker processes, one for each set of libraries (decord and torchcodec in one process crash).
 They are started at the first call, used for all further ones, and started again after a kill. A worker process belongs
-to the process that started it: a forked copy starts its own. A plain `Popen` and not
-`multiprocessing`: the processes of a pool, such as those of `datasets`, must not have children of that kind.
+to the process that started it: a forked copy starts its own. Workers are made by `Popen`, not by `multiprocessing`: the
+processes of a pool, such as those of `datasets`, must not have children of that kind.
 
-A message is a pickle followed by its arrays, on a socket: for the frames of a video that is faster than shared memory,
-whose pages have to be made first, and leaves nothing behind in /dev/shm.
+A message is a pickle followed by its arrays, on a socket. For the frames of a video this is faster than shared memory,
+where the pages have to be made first, and it leaves nothing behind in /dev/shm.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ START_SECONDS = 120.0
 """How long a process may take to start and import its libraries; torchcodec's took 5 s on two cores."""
 
 MAX_WORKER_BYTES = 8 * 2**30
-"""Private memory of a worker process: what exceeds it fails there and not elsewhere on the machine."""
+"""Private memory of a worker process: a decoder that asks for more fails, instead of another program."""
 
-_REAP_SECONDS = 5.0  # a process that waits for a dead network drive cannot be killed before that answers
+_REAP_SECONDS = 5.0  # a process that waits for a dead network drive cannot be killed before the drive answers
 _COUNT = struct.Struct("<Q")  # a message starts with the number of its parts, then come their sizes, then they
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NO_START = "cannot start a process for reading videos (timeout_seconds=None needs none)"
@@ -141,7 +141,7 @@ class Worker:
             raise
 
     def _ask(self, function: Callable[..., Any], args: tuple[Any, ...], timeout_seconds: float) -> Any:
-        """Send a call and wait for the answer; after anything but an answer the process is gone."""
+        """Send a call and wait for the answer; if none comes, the process is ended."""
         try:
             message = _pack((function, args))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -191,8 +191,8 @@ def thread_worker(setup: Callable[..., object], *args: Any) -> Worker:
 def end_with_parent(parent: int) -> None:
     """Let the kernel end this process, in the middle of whatever it does, when the thread that started it is gone.
 
-    Every pool of processes calls this first in each of them: else they live on when their parent is killed, and write
-    into what its successor makes. Linux only; elsewhere nothing happens.
+    Each process of a pool calls this first. Without it the process would outlive a killed parent and write into the
+    files of the parent's successor. Linux only; elsewhere nothing happens.
 
     Args:
         parent: Number of the parent process.
@@ -238,7 +238,7 @@ def serve() -> None:
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     end_with_parent(parent)
     if sys.platform == "linux":
-        with suppress(OSError):  # of all processes the one that reads a huge picture should go first
+        with suppress(OSError):  # short of memory, the kernel should end the process that reads a huge picture first
             Path("/proc/self/oom_score_adj").write_text("1000")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the parent decides
     _limit_memory()
@@ -248,7 +248,7 @@ def serve() -> None:
             del call
             # Frames may hang in reference cycles, and a collector that counts objects sees few of them.
             gc.collect()
-            gc.freeze()  # what lives on, such as libraries, is not looked at again
+            gc.freeze()  # the collector skips what lives on, such as libraries
 
 
 def _next_call(connection: socket.socket) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
@@ -257,7 +257,7 @@ def _next_call(connection: socket.socket) -> tuple[Callable[..., Any], tuple[Any
         return _receive(connection)
     except (EOFError, ConnectionError):
         return None
-    except Exception as error:  # what the function comes from cannot be imported here
+    except Exception as error:  # the module of the function cannot be imported here
         return _raise, (error,)
 
 
