@@ -147,6 +147,8 @@ def test_an_unknown_field_is_refused(call: Any) -> None:
 def test_settings_are_passed_as_one_value(tiny_model: Any, tiny_processor: Any, tmp_path: Path) -> None:
     retriever = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4, reader="pyav")
     assert retriever.config.frames == FrameSettings(num_frames=4, reader="pyav")
+    changed = retriever.config.changed(frames=FrameSettings(frame_size=32), num_frames=5)
+    assert changed.frames == FrameSettings(num_frames=5, frame_size=32)
     with pytest.raises(ValueError, match="expected frames to be FrameSettings"):
         FrameSegmentationConfig(frames=4)
     with pytest.raises(ValueError, match="expected frames to be FrameSettings"):

@@ -41,7 +41,7 @@ TINY_MODEL = Path(__file__).parents[1] / "assets" / "tiny_model"
 class FrameSegmentationConfig:
     """Describe how videos become frames and prompts: what a model was trained with.
 
-    How answers become moments is not part of it; see `decoding.ProposalSettings`.
+    How answers become moments is not part of it; see `proposals.settings.ProposalSettings`.
 
     Args:
         frames: How a video becomes frames; a model knows the number it was trained with. The file holds the fields that
@@ -110,7 +110,8 @@ class FrameSegmentationConfig:
             ValueError: If a value is out of range.
         """
         of_frames, others = split_choices(changes, FrameSettings)
-        return replace(self, **{"frames": self.frames.changed(**of_frames), **others} if of_frames else others)
+        frames = others.pop("frames", self.frames)
+        return replace(self, frames=frames.changed(**of_frames) if of_frames else frames, **others)
 
     @classmethod
     def load_or_default(cls, folder: str | Path) -> FrameSegmentationConfig:
