@@ -66,7 +66,7 @@ _MODULE_OF = {
     "decode_share": "shards.shares",
     # batches: rows -> tensors
     "PROMPTS": "batches.prompts",
-    "PromptTemplate": "batches.prompts",
+    "PromptTemplate": "batches.prompt_template",
     "FrameSegmentationCollator": "batches.collator",
     # objectives: parts of the loss
     "LOSSES": "objectives",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_frameseg.batches.encoding import encode_prompts
-from hf_frameseg.batches.prompts import PromptTemplate, check_query, get_prompt
+from hf_frameseg.batches.prompt_template import PromptTemplate, check_query
+from hf_frameseg.batches.prompts import get_prompt
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction

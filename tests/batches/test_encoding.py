@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hf_frameseg.batches.encoding import append_answers, drop_answers, encode_prompts
-from hf_frameseg.batches.prompts import PROMPTS, PromptTemplate
+from hf_frameseg.batches.prompt_template import PromptTemplate
+from hf_frameseg.batches.prompts import PROMPTS
 
 COMPACT = PROMPTS["compact"]
 

@@ -13,7 +13,8 @@ import torch
 
 from hf_frameseg.annotations.schema import qid_seed
 from hf_frameseg.batches.encoding import append_answers, encode_prompts
-from hf_frameseg.batches.prompts import PromptTemplate, get_prompt
+from hf_frameseg.batches.prompt_template import PromptTemplate
+from hf_frameseg.batches.prompts import get_prompt
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.sample import Sample
 from hf_frameseg.targets import saliency_threshold

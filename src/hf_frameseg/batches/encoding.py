@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_frameseg.batches.prompts import PromptTemplate
+from hf_frameseg.batches.prompt_template import PromptTemplate
 from hf_frameseg.batches.row_numbers import ROW_NUMBER, ROWS
 from hf_frameseg.digits import is_along_text
 

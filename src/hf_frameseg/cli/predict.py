@@ -110,7 +110,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _check_options(options: argparse.Namespace) -> list[Path]:
     """Refuse what cannot be asked or written; return where the pictures go, one per query, or none."""
-    from hf_frameseg.batches.prompts import check_query
+    from hf_frameseg.batches.prompt_template import check_query
     from hf_frameseg.sharing.config import FrameSegmentationConfig
 
     if options.num_beams is not None:
