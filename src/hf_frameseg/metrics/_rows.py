@@ -71,7 +71,7 @@ def is_scaled(row: Row) -> bool:
 
 
 def rated(rows: Sequence[Row]) -> NDArray[np.bool_]:
-    """Mark the queries to score highlights on. Beside ratings an empty list is marked too, so that scoring refuses it."""
+    """Mark the queries to score highlights on. Beside ratings, empty lists are marked too: scoring will refuse them."""
     mask = np.array([is_rated(row) for row in rows])
     if mask.any():
         mask |= [row.get("saliency_source") is None and row.get("relevant_clip_ids") is not None for row in rows]
