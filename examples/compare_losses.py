@@ -34,12 +34,13 @@ from hf_frameseg.proposals.settings import PAPER_PROPOSALS
 from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.records import write_json_lines
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
-from hf_frameseg.sharing.loading import load_processor
+from hf_frameseg.sharing.loading import load_base, load_processor
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
+from hf_frameseg.training.controls import decode_rows
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics
+from hf_frameseg.training.trainable import vision_tower
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
 from hf_frameseg.video.worker import start_pool_process
-from run_qvh import ModelArguments, decode, load_model
 
 THIRD = 1 / 3
 PAPER_WARMUP = 6 / 11  # of all steps
@@ -94,8 +95,10 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     train_rows, eval_rows = (cached_rows(options, task, split) for split in ("train", "val"))
     processor = load_processor(base)
     metrics = MomentRetrievalMetrics(eval_rows, PAPER_PROPOSALS)
+    model = load_base(base, dtype=torch.float32, attn_implementation="sdpa")
+    vision_tower(model).requires_grad_(False)
     trainer = SegmentationSeq2SeqTrainer(
-        model=load_model(ModelArguments(model_name_or_path=options.model_name_or_path), torch.float32),
+        model=model,
         args=SegmentationSeq2SeqTrainingArguments(
             output_dir=str(Path(options.output_dir) / "scratch"),
             max_steps=options.max_steps,
@@ -126,7 +129,7 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
         processing_class=processor,
     )
     trainer.train()
-    free_running = headline(metrics.score(decode(trainer, eval_rows, metrics)))
+    free_running = headline(metrics.score(decode_rows(trainer, eval_rows, metrics)))
     forced = teacher_forced(trainer, metrics)
     return {"variant": variant, "seed": seed, "free_running": free_running, "teacher_forced": forced}
 

@@ -136,6 +136,11 @@ _MODULE_OF = {
     "shuffle_queries": "training.evaluation",
     "with_blank_frames": "training.evaluation",
     "write_submission": "training.evaluation",
+    "EvaluationWithControls": "training.controls",
+    "results_table": "training.controls",
+    "ResultsFolder": "training.results",
+    "save_trained": "training.results",
+    "find_checkpoint": "training.resume",
     # inference
     "MomentRetriever": "inference",
     # sharing

@@ -29,7 +29,7 @@ def script() -> Iterator[ModuleType]:
     """The script under its own name and with examples/ on the path, as its worker processes find it too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
-        before = {name: sys.modules.pop(name, None) for name in ("compare_losses", "run_qvh")}
+        before = {name: sys.modules.pop(name, None) for name in ("compare_losses",)}
         yield importlib.import_module("compare_losses")
         for name, module in before.items():
             sys.modules.pop(name, None)

@@ -20,6 +20,7 @@ from hf_frameseg.metrics import HEADLINE_COLUMNS, evaluate_submission, validate_
 from hf_frameseg.proposals.frames_file import read_frames_file
 from hf_frameseg.proposals.settings import ProposalSettings
 from hf_frameseg.sharing.config import FrameSegmentationConfig
+from hf_frameseg.training.controls import results_table
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 CONTROLS = ["base without fine-tuning", "blank frames", "queries shuffled between videos", "whole video"]
@@ -105,8 +106,8 @@ def test_every_row_can_be_scored_again_from_its_frames(first: tuple[Path, dict[s
             assert [json.loads(line) for line in written] == submission
 
 
-def test_the_table_names_both_decoders(qvh: ModuleType, first: tuple[Path, dict[str, Any]]) -> None:
-    lines = qvh.table(first[1]).splitlines()
+def test_the_table_names_both_decoders(first: tuple[Path, dict[str, Any]]) -> None:
+    lines = results_table(first[1]).splitlines()
     assert [line[: max(map(len, ROWS))].strip() for line in lines] == ["", *ROWS]
 
 
@@ -252,8 +253,8 @@ def test_a_misspelt_decoder_is_one_line_before_videos_are_read(run: Run, tmp_pat
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(
-    qvh: ModuleType, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qvh, "os", SimpleNamespace(environ={"WORLD_SIZE": "2"}))
+    monkeypatch.setattr("hf_frameseg.training.checks.os", SimpleNamespace(environ={"WORLD_SIZE": "2"}))
     with pytest.raises(SystemExit, match="the launched processes are not joined: on CPU pass --use_cpu true"):
         run(tmp_path / "out")

@@ -206,25 +206,22 @@ def test_nothing_to_learn_from_is_one_line(
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP"])
 def test_a_launch_with_fsdp_on_cpu_is_refused(
-    qvh: ModuleType, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, variable: str
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    monkeypatch.setattr(
-        qvh, "os", SimpleNamespace(environ={variable: "true"})
-    )  # as accelerate launch --use_fsdp sets it
+    # as accelerate launch --use_fsdp sets it
+    monkeypatch.setattr("hf_frameseg.training.checks.os", SimpleNamespace(environ={variable: "true"}))
     assert "FSDP does not run with --use_cpu" in refused()
 
 
 def test_a_tracker_that_is_not_installed_is_one_line(
-    qvh: ModuleType, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qvh, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("hf_frameseg.training.checks.get_available_reporting_integrations", lambda: ["tensorboard"])
     assert refused("--report_to=wandb").startswith("--report_to wandb needs a package that is not installed")
 
 
-def test_other_processes_end_in_silence(
-    qvh: ModuleType, qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qvh, "os", SimpleNamespace(environ={"RANK": "1"}))
+def test_other_processes_end_in_silence(qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_frameseg.training.terminal.os", SimpleNamespace(environ={"RANK": "1"}))
     with pytest.raises(SystemExit) as ended:
         qvh_run(tmp_path / "out", "--num_figures=-5")
     assert ended.value.code == 1

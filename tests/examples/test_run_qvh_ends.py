@@ -67,7 +67,16 @@ def fail(*args: Any, **kwargs: Any) -> None:
     raise ZeroDivisionError("out of luck")
 
 
-@pytest.mark.parametrize("step", ["decode", "score_rows", "write_metrics", "decode_controls", "write_figures", "table"])
+STEPS = {
+    "decode": "controls.decode_rows",
+    "score": "evaluation.MomentRetrievalMetrics.score",
+    "write metrics": "results.ResultsFolder.write_metrics",
+    "decode controls": "controls.with_blank_frames",
+    "write figures": "results.ResultsFolder.write_figures",
+}
+
+
+@pytest.mark.parametrize("step", [*STEPS, "table"])
 def test_the_model_is_saved_before_what_may_fail(
     qvh: ModuleType,
     qvh_run: Run,
@@ -76,13 +85,16 @@ def test_the_model_is_saved_before_what_may_fail(
     step: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(qvh, step, fail)
+    if step == "table":
+        monkeypatch.setattr(qvh, "results_table", fail)
+    else:
+        monkeypatch.setattr(f"hf_frameseg.training.{STEPS[step]}", fail)
     with pytest.raises(ZeroDivisionError):
         qvh_run(tmp_path, "--lora_r=2", "--controls=true", "--num_figures=1")
     load_adapter(tmp_path / "model")
     assert f"broken off; the trained model is in {tmp_path / 'model'}" in capsys.readouterr().out
     assert (tmp_path / "hl_val_frames.jsonl").is_file() == (step != "decode")
-    assert (tmp_path / "metrics.json").is_file() == (step not in ("decode", "score_rows", "write_metrics"))
+    assert (tmp_path / "metrics.json").is_file() == (step not in ("decode", "score", "write metrics"))
 
 
 def test_a_failed_training_says_how_to_go_on(
@@ -132,10 +144,10 @@ def test_a_refused_adapter_is_kept_and_the_scores_are_written(
 
 
 def test_scores_of_an_earlier_model_do_not_lie_beside_a_new_one(
-    qvh: ModuleType, qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qvh_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qvh_run(tmp_path, "--num_figures=1", "--save_strategy=no")
-    monkeypatch.setattr(qvh, "decode", fail)
+    monkeypatch.setattr("hf_frameseg.training.controls.decode_rows", fail)
     with pytest.raises(ZeroDivisionError):
         qvh_run(tmp_path, "--max_steps=1", "--save_strategy=no")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
@@ -344,9 +356,3 @@ def test_the_base_is_decoded_with_the_adapter_off(
     assert not torch.allclose(scores["trained"], scores["base"], atol=1e-2)
     loaded = load_adapter(tmp_path / "run" / "model")[0]
     assert loaded is not None
-
-
-def test_a_qid_that_is_a_text_names_a_picture_inside_the_folder(qvh: ModuleType) -> None:
-    assert qvh.picture_name(17) == "prediction_17.png"
-    assert qvh.picture_name("../../a 1\x1b") == "prediction_______a_1_.png"
-    assert len(qvh.picture_name("x" * 9999)) < 255

@@ -79,16 +79,3 @@ def test_a_model_without_an_adapter_trains(
     assert ("base without fine-tuning" in results) == (zero_stage == 3)
     assert ("left out: base without fine-tuning" in capsys.readouterr().out) == (zero_stage != 3)
     assert asked.index("train") == (1 if zero_stage == 3 else 0)
-
-
-def test_scoring_without_training_is_refused(qvh: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = SimpleNamespace(
-        world_size=1, fsdp=None, use_cpu=False, deepspeed_plugin=SimpleNamespace(zero_stage=2), do_train=False
-    )
-    with pytest.raises(ValueError, match="--do_train false runs without DeepSpeed and FSDP"):
-        qvh.check_launch(training)
-    training.do_train = True
-    qvh.check_launch(training)
-    training.use_cpu = True
-    with pytest.raises(ValueError, match="DeepSpeed does not run with --use_cpu"):
-        qvh.check_launch(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,14 +83,55 @@ def load_rows(
 
             rows = load_rows("qvhighlights", "QVH", "val", num_frames=25, frame_size=384, on_error="skip")
     """
+    builder = _builder(dataset, data_dir, split, frames, frame_format=frame_format, cache_dir=cache_dir, **options)
+    return builder.load(split, num_proc, check=check)
+
+
+def check_videos(
+    dataset: str | type[FrameDatasetBuilder],
+    data_dir: str | Path,
+    splits: Sequence[str],
+    frames: FrameSettings | None = None,
+    **options: Any,
+) -> None:
+    """Look whether all annotations and videos are there, before hours go into the videos of the first split.
+
+    Splits that are in the cache are not looked at.
+
+    Args:
+        dataset: As for `load_rows`.
+        data_dir: As for `load_rows`.
+        splits: Which are about to be loaded.
+        frames: As for `load_rows`.
+        **options: As for `load_rows`, such as `cache_dir` and `on_error`.
+
+    Raises:
+        FileNotFoundError: If a file is missing and `on_error` is "raise".
+        ValueError: If an annotation is wrong or an argument out of range.
+    """
+    for split in splits:
+        builder = _builder(dataset, data_dir, split, frames, **options)
+        if not builder._is_complete():
+            builder.plan()
+            builder.refuse_missing()
+
+
+def _builder(
+    dataset: str | type[FrameDatasetBuilder],
+    data_dir: str | Path,
+    split: str,
+    frames: FrameSettings | None,
+    *,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> FrameDatasetBuilder:
+    """Return the builder of one split."""
     build = builder_of(dataset) if isinstance(dataset, str) else dataset
     choices, others = split_choices(options, FrameSettings)
-    builder = build(
+    return build(
         cache_dir=None if cache_dir is None else str(cache_dir),
         data_dir=str(data_dir),
         splits=(split,),
         frames=(frames or FrameSettings()).changed(**choices),
-        frame_format=frame_format,
         **others,
     )
-    return builder.load(split, num_proc, check=check)
