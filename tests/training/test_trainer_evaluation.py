@@ -19,6 +19,7 @@ from transformers import EvalPrediction, TrainerCallback
 from datasets import Dataset
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.readout import READOUTS, DecodedFrames, generate_frame_logits
 from hf_frameseg.shards.files import find_shards, save_shards
 from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics
@@ -356,6 +357,29 @@ def test_a_function_for_scores_gets_every_query_once(make_trainer: Any, rows: Ro
     assert decoded.label_ids.shape == (7, 5)
     assert (len(decoded.inputs), decoded.losses.shape) == (7, (7,))
     assert trainer.compute_metrics is count
+
+
+def test_what_else_a_readout_gives_reaches_the_scores(
+    make_trainer: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_boxes(*args: Any, **options: Any) -> DecodedFrames:
+        decoded = generate_frame_logits(*args, **options)
+        boxes = decoded.frame_logits[..., :1] * torch.arange(4)  # tell rows apart
+        return replace(decoded, further={"boxes": boxes, "length": decoded.mask.sum(1)})
+
+    def first_side(decoded: EvalPrediction) -> dict[str, float]:
+        mask, frame_logits, qids, further = decoded.predictions
+        assert qids.tolist() == [1, 2, 3, 4, 5, 6, 7]
+        assert np.array_equal(further["boxes"], frame_logits[..., :1] * np.arange(4, dtype=np.float32))
+        assert np.array_equal(further["length"], mask.sum(1))
+        return {"sides": float(further["boxes"].shape[-1])}
+
+    monkeypatch.setitem(READOUTS, "boxes", with_boxes)
+    trainer = make_trainer(compute_metrics=first_side, readout="boxes")
+    assert trainer.evaluate(rows[:7])["eval_sides"] == 4.0
+    assert sorted(trainer.predict(rows[:7]).predictions[3]) == ["boxes", "length"]
+    trainer.compute_metrics = MomentRetrievalMetrics(rows[:7])  # looks at moments, whatever else there is
+    assert "eval_mAP" in trainer.evaluate(rows[:7])
 
 
 class Penalty(SegmentationSeq2SeqTrainer):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,8 +19,11 @@ class DecodedFrames:
             logits with one beam, log-probabilities over the vocabulary with several.
         sequence_scores: Sum of the answer's log-probabilities / length ** length_penalty, shape (B,); None where the
             readout keeps no normalised scores, as with one beam.
+        further: What another kind of prediction needs, by name, such as boxes (B, F, 4). An evaluation gathers it and
+            hands it to `compute_metrics` as a fourth entry of the predictions.
     """
 
     mask: torch.Tensor
     frame_logits: torch.Tensor
     sequence_scores: torch.Tensor | None = None
+    further: Mapping[str, torch.Tensor] = field(default_factory=dict)

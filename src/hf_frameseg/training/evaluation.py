@@ -145,7 +145,7 @@ class MomentRetrievalMetrics:
 
     def __call__(self, decoded: EvalPrediction) -> dict[str, float]:
         """Return the headline numbers for the trainer's log, e.g. `eval_mAP`."""
-        per_query = self._per_query(self.predictions(*decoded.predictions))
+        per_query = self._per_query(self.predictions(*decoded.predictions[:3]))
         result = headline(summarize_per_query(per_query))
         further = recall_at(per_query, self.r1_thresholds) if self.r1_thresholds else {}
         return {name: value for name, value in result.items() if value is not None} | further

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers.trainer_utils import EvalLoopOutput
 
+    from hf_frameseg.readout import DecodedFrames
+
 
 class EvaluationLoop:
     """Let a `transformers.Seq2SeqTrainer` decode frames when it evaluates; mixed in before it.
@@ -53,8 +55,10 @@ class EvaluationLoop:
         prediction_loss_only: bool,
         ignore_keys: Sequence[str] | None = None,
         **gen_kwargs: Any,
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor, Tensor] | None, Tensor | None]:
+    ) -> tuple[Tensor | None, tuple[Any, ...] | None, Tensor | None]:
         """Return `(loss, (mask (B, F), frame_logits (B, F, 2), number (B,)), frame targets (B, F))` of a batch.
+
+        What else the readout gives (`DecodedFrames.further`) stands behind the numbers.
 
         The loss goes through `compute_loss`; transformers' own step would take the model's. `number` is the row's in
         the evaluation, or its place in a batch that no loader of this trainer made. The loss is None in `predict` and
@@ -71,11 +75,13 @@ class EvaluationLoop:
                 self._evaluated.add(numbers.tolist(), rows, loss, parts)
             if prediction_loss_only or not self.args.predict_with_generate:
                 return loss, None, None
-            mask, frame_logits = self._decode(inputs, gen_kwargs)
-        return loss, (mask, frame_logits, numbers), inputs.get("frame_targets")
+            decoded = self._decode(inputs, gen_kwargs)
+        found = (decoded.mask.to(torch.int8), decoded.frame_logits.float(), numbers)
+        found += (dict(decoded.further),) if decoded.further else ()
+        return loss, found, inputs.get("frame_targets")
 
-    def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the digits (B, F) int8 and their logits (B, F, 2) float32."""
+    def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> DecodedFrames:
+        """Return what the readout makes of a batch."""
         options = {"num_beams": self.args.generation_num_beams or 1} | getattr(self, "_gen_kwargs", {}) | gen_kwargs
         if is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model):
             options["synced_gpus"] = True  # the others may have more frames
@@ -88,14 +94,13 @@ class EvaluationLoop:
             )
         # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
         with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
-            decoded = get_readout(self.args.readout)(
+            return get_readout(self.args.readout)(
                 self.accelerator.unwrap_model(self.model),
                 drop_answers(inputs),
                 self.binary_labels,
                 num_frames=inputs["frame_valid"].shape[1],
                 **options,
             )
-        return decoded.mask.to(torch.int8), decoded.frame_logits.float()
 
     def evaluation_loop(
         self,
@@ -158,12 +163,13 @@ class EvaluationLoop:
 
     def _each_once(self, decoded: EvalPrediction) -> EvalPrediction:
         """Put gathered rows in order, each once, with their query ids in place of their numbers."""
-        *arrays, numbers = decoded.predictions
+        mask, frame_logits, numbers, *further = decoded.predictions
         places = self._evaluated.each_once(numbers)
+        further = [{name: values[places] for name, values in named.items()} for named in further]
         inputs, targets = getattr(decoded, "inputs", None), decoded.label_ids
         has_targets = targets is not None and not np.isnan(targets).all()
         return EvalPrediction(
-            predictions=(*(array[places] for array in arrays), self._evaluated.qids()),
+            predictions=(mask[places], frame_logits[places], self._evaluated.qids(), *further),
             label_ids=targets[places] if has_targets else None,
             inputs=None if inputs is None else inputs[places],
             losses=self._evaluated.losses if "loss" in self.args.include_for_metrics else None,
