@@ -174,7 +174,7 @@ def preparation(folder: Path, size: int, rounds: int, scratch: Path) -> dict[str
     """Time the plain loop, decoding and encoding alone, and the builder with one process and two."""
     rows = rows_of(folder)
     paths = [folder / "videos" / f"{row['vid']}.mp4" for row in rows]
-    grid = FrameGrid(rows[0]["duration"], NUM_FRAMES)
+    grid = FrameGrid.middle(rows[0]["duration"], NUM_FRAMES)
     positions = [select_frames(index_video(path).times_seconds, grid) for path in paths]
     settings = FrameSettings(num_frames=NUM_FRAMES, frame_size=size)
 

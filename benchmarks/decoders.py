@@ -93,9 +93,9 @@ def simulate(rows: Sequence[dict], num_frames: int, kind: str, seed: int, curves
     rng = np.random.default_rng(seed)
     found = []
     for row in rows:
-        grid = FrameGrid(row["duration"], num_frames)
+        grid = FrameGrid.middle(row["duration"], num_frames)
         times, relevant = believed_relevance(row, rng, curves)
-        centers = grid.times_seconds
+        centers = grid.times
         if kind == "H":
             times, relevant = centers, relevant[np.minimum((centers / STEP_SECONDS).astype(int), len(relevant) - 1)]
         weights = np.exp(-0.5 * ((centers[:, None] - times) / curves.blur_seconds) ** 2)

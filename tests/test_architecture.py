@@ -20,6 +20,7 @@ LEVELS = {
     "_text": 0,
     "_numbers": 0,
     "moments": 1,
+    "intervals": 2,
     "records": 1,
     "models": 1,
     "predictions": 2,
@@ -52,6 +53,7 @@ MODEL_LIBRARIES = {"torch", "torchvision", "transformers", "huggingface_hub", "n
 THIRD_PARTY = {
     "_numbers": {"numpy"},
     "moments": {"numpy"},
+    "intervals": {"numpy"},
     "predictions": {"numpy"},
     "targets": {"numpy"},
     "sample": {"numpy", "datasets"},

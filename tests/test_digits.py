@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import evaluate_submission
-from hf_frameseg.moments import FrameGrid, interpolate_to_clips, mask_to_moments, num_clips
+from hf_frameseg.moments import FrameGrid, mask_to_moments, num_clips
+from hf_frameseg.proposals import interpolate_to_clips
 from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets
 
 PROPERTY = settings(deadline=None, derandomize=True)
@@ -52,18 +53,18 @@ def sentencepiece_like_tokenizer() -> PreTrainedTokenizerFast:
 class TestFrameMask:
     def test_frame_centre_in_half_open_window(self) -> None:
         # T=8, F=4: centres 1, 3, 5, 7. A window from 3 to 5 holds the centre 3 and not the centre 5.
-        assert frame_mask([[3, 5]], FrameGrid(8, 4)).tolist() == [False, True, False, False]
+        assert frame_mask([[3, 5]], FrameGrid.middle(8, 4)).tolist() == [False, True, False, False]
 
     def test_several_windows(self) -> None:
-        assert frame_mask([[0, 2], [6, 8]], FrameGrid(8, 4)).tolist() == [True, False, False, True]
+        assert frame_mask([[0, 2], [6, 8]], FrameGrid.middle(8, 4)).tolist() == [True, False, False, True]
 
     def test_no_window_no_frame(self) -> None:
-        assert not frame_mask([], FrameGrid(8, 4)).any()
+        assert not frame_mask([], FrameGrid.middle(8, 4)).any()
 
     def test_saliency_rule_reads_the_clip_at_the_centre_and_is_strict(self) -> None:
         # T=12, F=2: centres 3 and 9 lie in clips 1 and 4.
         saliency = [1, 0.5, 1, 1, 0.75, 1]
-        grid = FrameGrid(12, 2)
+        grid = FrameGrid.middle(12, 2)
         assert frame_mask([[0, 12]], grid, "saliency>0.5", saliency).tolist() == [False, True]
         assert frame_mask([[0, 12]], grid, "saliency>0.49", saliency).tolist() == [True, True]
         assert frame_mask([[0, 12]], grid, "saliency>.75", saliency).tolist() == [False, False]
@@ -71,19 +72,19 @@ class TestFrameMask:
     @pytest.mark.parametrize("rule", ["windows", "saliency>", "saliency>=0.5", "saliency > 0.5", ""])
     def test_unknown_rule_is_refused(self, rule: str) -> None:
         with pytest.raises(ValueError, match="unknown label rule"):
-            frame_mask([], FrameGrid(8, 4), rule, [0] * 4)
+            frame_mask([], FrameGrid.middle(8, 4), rule, [0] * 4)
 
     def test_threshold_on_the_rating_scale_is_refused(self) -> None:
         with pytest.raises(ValueError, match="below 1"):
-            frame_mask([], FrameGrid(8, 4), "saliency>2", [0] * 4)
+            frame_mask([], FrameGrid.middle(8, 4), "saliency>2", [0] * 4)
 
     def test_saliency_rule_without_saliency_is_refused(self) -> None:
         with pytest.raises(ValueError, match="clip_saliency_targets"):
-            frame_mask([], FrameGrid(8, 4), "saliency>0.5")
+            frame_mask([], FrameGrid.middle(8, 4), "saliency>0.5")
 
     def test_window_outside_the_video_is_refused(self) -> None:
         with pytest.raises(ValueError, match="outside the video"):
-            frame_mask([[0, 9]], FrameGrid(8, 4))
+            frame_mask([[0, 9]], FrameGrid.middle(8, 4))
 
 
 class TestSaliencyTargets:
@@ -111,20 +112,20 @@ class TestSaliencyTargets:
 
     def test_graded_targets_by_hand(self) -> None:
         # T=12, F=4: centres 1.5, 4.5, 7.5, 10.5 lie in clips 0, 2, 3, 5.
-        targets = graded_frame_targets([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], FrameGrid(12, 4))
+        targets = graded_frame_targets([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], FrameGrid.middle(12, 4))
         assert targets.tolist() == [0.0, 0.2, 0.3, 0.5]
 
     def test_centre_on_a_clip_edge_belongs_to_the_later_clip(self) -> None:
-        assert graded_frame_targets([0.0, 1.0], FrameGrid(4, 1)).tolist() == [1.0]
+        assert graded_frame_targets([0.0, 1.0], FrameGrid.middle(4, 1)).tolist() == [1.0]
 
     def test_centre_in_the_incomplete_last_clip_takes_the_last_complete_one(self) -> None:
         # T=7, F=7: the centre 6.5 lies after the three complete clips.
-        targets = graded_frame_targets([0.1, 0.2, 0.3], FrameGrid(7, 7))
+        targets = graded_frame_targets([0.1, 0.2, 0.3], FrameGrid.middle(7, 7))
         assert targets.tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3]
 
     def test_no_clips_are_refused(self) -> None:
         with pytest.raises(ValueError, match="C >= 1"):
-            graded_frame_targets([], FrameGrid(4, 1))
+            graded_frame_targets([], FrameGrid.middle(4, 1))
 
 
 class TestFromTokenizer:
@@ -380,7 +381,7 @@ def perfect_retrieval(rows: list[dict], rule: str, num_frames: int, longest_firs
     """Score the moments of a model that answers exactly the labels: R1@0.5, R1@0.7, mAP, mAP@0.5, mAP@0.75."""
     submission = []
     for row in rows:
-        grid = FrameGrid(row["duration"], num_frames)
+        grid = FrameGrid.middle(row["duration"], num_frames)
         mask = frame_mask(row["relevant_windows"], grid, rule, clip_targets_of(row))
         moments = mask_to_moments(mask, grid)
         if longest_first:
@@ -420,7 +421,7 @@ class TestCeilingsOnRealAnnotations:
     def test_highlights(self, validation_rows: list[dict], graded: bool, scores: list[float]) -> None:
         submission = []
         for row in validation_rows:
-            grid = FrameGrid(row["duration"], 25)
+            grid = FrameGrid.middle(row["duration"], 25)
             frames = (
                 graded_frame_targets(clip_targets_of(row), grid)
                 if graded
@@ -431,7 +432,7 @@ class TestCeilingsOnRealAnnotations:
         assert [highlights["HL-mAP"], highlights["HL-Hit1"]] == pytest.approx(scores, abs=0.0501)
 
     def test_foreground_share(self, validation_rows: list[dict]) -> None:
-        masks = [frame_mask(row["relevant_windows"], FrameGrid(row["duration"], 25)) for row in validation_rows]
+        masks = [frame_mask(row["relevant_windows"], FrameGrid.middle(row["duration"], 25)) for row in validation_rows]
         foreground = np.mean(masks)
         assert (1 - foreground) / foreground == pytest.approx(2.5593, abs=5e-5)
         assert sum(mask.all() for mask in masks) == 59

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -301,7 +302,7 @@ def test_times_of_the_shown_frames_reach_the_prompt(tiny_model: Any, tiny_proces
     assert prediction.probs == pytest.approx(decoded.frame_logits[0].softmax(-1)[:, 1].numpy(), abs=1e-6)
 
 
-def test_the_grid_of_the_training_is_read_and_any_other_refused(
+def test_the_grid_of_the_training_is_read_and_any_other_is_warned_of_once(
     tiny_model: Any, tiny_processor: Any, video_path: Path, tmp_path: Path
 ) -> None:
     MomentRetriever(
@@ -309,13 +310,19 @@ def test_the_grid_of_the_training_is_read_and_any_other_refused(
     ).save_pretrained(tmp_path)
     loaded = MomentRetriever.from_pretrained(tmp_path)
     frames = loaded.read(video_path)
-    assert frames.grid.kind == "uniform"
+    assert frames.grid == FrameGrid.uniform(frames.duration_seconds, 4)
     assert frames.times_seconds == pytest.approx([0.0, 2.6, 5.3, 7.9], abs=0.01)
     (moment,) = loaded(video_path, "a dog").moments
     assert (moment.start, moment.end) == (0.0, frames.grid.duration_seconds)
     other = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4)
-    with pytest.raises(ValueError, match="expected frames on the grid 'middle' with phase 0, .* got 'uniform'"):
-        other.predict(frames, ["a dog"])
+    message = r"do not lie where .*; take frames.grid of this retriever's read\(\), or its part"
+    with pytest.warns(UserWarning, match=message):
+        (prediction,) = other.predict(frames, ["a dog"])
+    assert prediction.grid == frames.grid
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.predict(frames, ["a dog"])  # said once
+        loaded.predict(loaded.read(video_path, frames.grid.part(2.0, 6.0)), ["a dog"])  # a part has the pattern
     shifted = MomentRetriever(tiny_model, tiny_processor, prompt="compact", num_frames=4, grid_phase=0.25)
     assert shifted.read(video_path).times_seconds == pytest.approx([1.5, 3.5, 5.5, 7.5], abs=0.01)
 
@@ -379,9 +386,9 @@ def test_the_scores_of_a_run_are_those_of_the_model_that_it_saved(
 
 
 def test_the_shipped_model_answers_as_recorded_whatever_its_generation_config_says(tmp_path: Path) -> None:
-    grid = FrameGrid(150, 25)
+    grid = FrameGrid.middle(150, 25)
     noise = np.random.default_rng(0).integers(256, size=(25, 3, 32, 32, 3), dtype=np.uint8)
-    frames = VideoFrames(noise[:, 1], grid.times_seconds, 150.0, grid, "none")
+    frames = VideoFrames(noise[:, 1], grid.times, 150.0, grid, "none")
     queries = ["a red circle", "a blue square"]
     shipped = MomentRetriever.from_pretrained().predict(frames, queries)
     assert shipped[0].log_odds[:3] == pytest.approx([-6.220169, -6.463537, -6.474118], abs=1e-4)

@@ -20,7 +20,7 @@ def test_every_value_of_a_row_by_hand(make_row: Callable[..., dict[str, Any]]) -
     before = dict(row)
     sample = Sample.of(row)
     assert (sample.qid, sample.query, sample.vid, sample.duration_seconds) == (7, "a dog", "video_7", 10.0)
-    assert (sample.num_frames, sample.grid) == (5, FrameGrid(10.0, 5))
+    assert (sample.num_frames, sample.grid) == (5, FrameGrid.middle(10.0, 5))
     assert sample.windows == (Moment(2.0, 6.0),)
     assert (sample.clip_ids, sample.ratings) == ([1, 2], [[4, 4, 4], [1, 0, 2]])
     assert sample.clip_targets().tolist() == [0.0, 1.0, 0.25, 0.0, 0.0]
@@ -40,13 +40,16 @@ def test_every_value_of_a_row_by_hand(make_row: Callable[..., dict[str, Any]]) -
 
 def test_a_row_says_which_grid_it_is_on() -> None:
     row = {"duration_seconds": 10.0, "frame_shape": [5, 3, 8, 8, 3]}
-    assert Sample.of(row).grid == FrameGrid(10, 5)
-    assert Sample.of({**row, "grid_kind": None, "grid_phase": None}).grid == FrameGrid(10, 5)
-    assert Sample.of({**row, "grid_kind": "uniform", "grid_phase": 0.0}).grid == FrameGrid(10, 5, "uniform")
-    assert Sample.of({"duration_seconds": 10.0, "grid_phase": 0.25}).grid_of(4) == FrameGrid(10, 4, phase=0.25)
+    assert Sample.of(row).grid == FrameGrid.middle(10, 5)
+    assert Sample.of({**row, "grid_times": None, "grid_edges": None}).grid == FrameGrid.middle(10, 5)
+    uneven = FrameGrid.from_times([0, 1, 2, 4, 9], 10)
+    stored = {"grid_times": uneven.times.tolist(), "grid_edges": uneven.edges.tolist()}
+    assert Sample.of({**row, **stored}).grid == uneven
+    assert Sample.of({"duration_seconds": 10.0, **stored}).grid_of(5) == uneven
     assert Sample.of(row).times([0, 2, 1, 0, 2]).tolist() == [1, 3, 5, 7, 9]  # of the grid: it has none of its own
-    with pytest.raises(ValueError, match="expected kind to be one of"):
-        Sample.of({**row, "grid_kind": "linear"}).grid  # noqa: B018
+    for broken in ({**stored, "grid_edges": None}, {**stored, "grid_times": [1.0, 2.0]}):
+        with pytest.raises(ValueError, match="expected grid_times and grid_edges of 5 and 6 numbers, got .* again"):
+            Sample.of({**row, **broken}).grid  # noqa: B018
 
 
 def test_the_annotation_is_the_official_line(make_row: Callable[..., dict[str, Any]]) -> None:
@@ -110,7 +113,7 @@ def test_samples_of_any_rows(kind: str, make_row: Callable[..., dict[str, Any]])
     given = given.to_iterable_dataset() if kind == "stream" else given
     samples = list(samples_without_pictures(given))
     assert [sample.annotation() for sample in samples] == [Sample.of(row).annotation() for row in rows]
-    assert [sample.grid for sample in samples] == [FrameGrid(10.0, 5)] * 2
+    assert [sample.grid for sample in samples] == [FrameGrid.middle(10.0, 5)] * 2
     with pytest.raises(KeyError, match="frames"):
         samples[0].pictures()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hf_frameseg.batches.encoding import encode_prompts
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "adapter_config.json")
+
+_SAME_TIME = 1e-6  # share of the duration by which rounding may move a frame
 
 
 class MomentRetriever:
@@ -84,6 +88,7 @@ class MomentRetriever:
         self.batch_size = batch_size
         self.prompt = get_prompt(self.config.prompt)
         self.labels = BinaryLabels.from_tokenizer(processor.tokenizer)
+        self._warned = False
 
     @classmethod
     def from_pretrained(
@@ -198,11 +203,7 @@ class MomentRetriever:
                 f"expected {asked.num_frames} frames, got {frames.grid.num_frames}: read the video with this "
                 "retriever's read()"
             )
-        if (frames.grid.kind, frames.grid.phase) != (asked.grid_kind, asked.grid_phase):
-            raise ValueError(
-                f"expected frames on the grid {asked.grid_kind!r} with phase {asked.grid_phase:g}, as the model was "
-                f"trained, got {frames.grid.kind!r} with {frames.grid.phase:g}: use this retriever's read()"
-            )
+        self._warn_of_another_pattern(frames.grid)
         if frames.frames.ndim != 4:
             raise ValueError(
                 f"expected one frame a window, of shape (F, H, W, 3), got {frames.frames.shape}: read the video with "
@@ -216,6 +217,19 @@ class MomentRetriever:
             batch = queries[first : first + self.batch_size]
             predictions += self._predict_batch(frames, batch, vid, num_beams)
         return predictions
+
+    def _warn_of_another_pattern(self, grid: FrameGrid) -> None:
+        """Say once that frames lie otherwise than in training; a part of a longer video has the same pattern."""
+        trained = self.config.frames.grid(grid.duration_seconds).part(grid.start_seconds, grid.end_seconds)
+        far = np.abs(grid.times - trained.times).max() > _SAME_TIME * grid.duration_seconds
+        if far and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "these frames do not lie where those of the training videos did, so answers may be worse; take "
+                f"frames.grid of this retriever's read(), or its part(start, end) ({self.config.frames.num_frames} "
+                f"frames, {self.config.frames.grid_kind}, phase {self.config.frames.grid_phase:g})",
+                stacklevel=3,
+            )
 
     def _predict_batch(
         self, frames: VideoFrames, queries: Sequence[str], vid: str | None, num_beams: int

@@ -3,9 +3,9 @@
 Three units of time meet here and nowhere else:
 
 - **seconds**: a `Moment` is a half-open interval `[start, end)` in seconds.
-- **frames**: a `FrameGrid` cuts a video of `T` seconds into `F` windows. In the paper's grid they are equal: frame `i`
-  stands for `[i*T/F, (i+1)*T/F)` and is sampled at the window's centre (arXiv "Moment and Highlight Detection via MLLM
-  Frame Segmentation", section III-B). Other grids sample elsewhere; a window then ends midway to the next sample.
+- **frames**: a `FrameGrid` holds `F` instants and the window that each stands for. In the paper's grid the windows of a
+  video of `T` seconds are equal: frame `i` stands for `[i*T/F, (i+1)*T/F)` and is sampled at the window's centre (arXiv
+  "Moment and Highlight Detection via MLLM Frame Segmentation", section III-B). Other grids sample elsewhere.
 - **clips**: the 2-second units that QVHighlights annotates and scores highlights on.
 
 Axes: F frames, C clips, N and M intervals.
@@ -39,9 +39,6 @@ MAX_RATING = 4
 
 MAX_CLIPS = 100_000
 """Most clips of a video."""
-
-GRID_KINDS = ("middle", "uniform")
-"""Where a `FrameGrid` can sample: in the middle of equal windows, or from the very start to the very end."""
 
 MAX_GRID_FRAMES = 10_000
 """Most frames of one grid: far more than a model can look at, few enough for every table over them."""
@@ -87,101 +84,249 @@ class Moment:
         return self.end - self.start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FrameGrid:
-    """Choose F instants of a video, and cut it into one half-open window around each.
+    """Hold F instants of a video, and the half-open window that each stands for.
 
-    Neighbouring windows meet midway between their samples, the first starts at 0 and the last ends at T. So a run of
-    relevant frames becomes a moment in the same way on every grid.
+    The windows follow one another without a gap. Whoever computes with frames asks the grid, so a grid of any times
+    works everywhere. `middle`, `uniform`, `phase` and `from_times` make the grids of a whole video; `part` lays one
+    over a part of a longer video. Grids are equal when all their numbers are.
 
     Args:
-        duration_seconds: Length T of the video in seconds, above 0 and up to `MAX_DURATION_SECONDS`. Need not be a
-            multiple of anything.
-        num_frames: Number of frames F, at least 1 and at most `MAX_GRID_FRAMES`.
-        kind: `"middle"`: the middle of F equal windows, as in the paper. `"uniform"`: equal steps from 0 to exactly T,
-            as many video LLMs sample; the outer windows are half as long as the others, and a single frame stands at 0.
-        phase: Shift of the samples of the `"middle"` grid as a share of T/F, above -0.5 (earlier), below 0.5 (later).
+        times: When each frame is sampled, in seconds of the video's clock, ascending, shape (F,), 1 to
+            `MAX_GRID_FRAMES` of them. Read-only.
+        edges: Where the windows begin, and where the last one ends, ascending, shape (F + 1,): frame `i` stands for
+            `[edges[i], edges[i + 1])` and is sampled inside it (or, at the latest, at its end). Read-only.
 
     Raises:
-        ValueError: If a value is out of range, the kind is unknown, or a `"uniform"` grid is given a phase.
+        ValueError: If the shapes do not fit together, a number is not finite or beyond `MAX_DURATION_SECONDS`, the
+            edges do not ascend, or a frame is sampled outside its window.
 
     Example:
-        >>> grid = FrameGrid(duration_seconds=150, num_frames=25)
-        >>> grid.window_seconds, grid.times_seconds[:3].tolist()
-        (6.0, [3.0, 9.0, 15.0])
-        >>> uniform = FrameGrid(duration_seconds=12, num_frames=4, kind="uniform")
-        >>> uniform.times_seconds.tolist(), uniform.edges_seconds.tolist()
-        ([0.0, 4.0, 8.0, 12.0], [0.0, 2.0, 6.0, 10.0, 12.0])
-        >>> FrameGrid(duration_seconds=12, num_frames=4, phase=-0.25).times_seconds.tolist()
-        [0.75, 3.75, 6.75, 9.75]
+        >>> grid = FrameGrid(times=[1, 2, 7], edges=[0, 1.5, 4.5, 10])
+        >>> grid.num_frames, grid.duration_seconds, grid.windows.tolist()
+        (3, 10.0, [[0.0, 1.5], [1.5, 4.5], [4.5, 10.0]])
+        >>> grid == FrameGrid.from_times([1, 2, 7], duration_seconds=10)
+        True
     """
 
-    duration_seconds: float
-    num_frames: int
-    kind: str = "middle"
-    phase: float = 0.0
+    times: NDArray[np.float64]
+    edges: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        """Normalise the types and check the values."""
-        for name in ("duration_seconds", "phase"):
-            try:
-                object.__setattr__(self, name, float(getattr(self, name)))
-            except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
-                object.__setattr__(self, name, math.inf)
-        if not math.isfinite(self.num_frames) or self.num_frames != int(self.num_frames) or self.num_frames < 1:
-            raise ValueError(f"expected num_frames to be a whole number >= 1, got {self.num_frames!r}")
-        if self.num_frames > MAX_GRID_FRAMES:
-            allowed = f"num_frames of at most {MAX_GRID_FRAMES}"
-            raise ValueError(f"expected {allowed}, got {self.num_frames!r}; ask for fewer")
-        object.__setattr__(self, "num_frames", int(self.num_frames))
-        _check_duration(self.duration_seconds)
-        if not self.window_seconds > 1e-300:  # only absurd files come here: windows would have no length in float64
-            raise ValueError(f"cannot cut {self.duration_seconds!r} seconds into {self.num_frames} windows in float64")
-        if self.kind not in GRID_KINDS:
-            raise ValueError(f"expected kind to be one of {list(GRID_KINDS)}, got {self.kind!r}")
-        if not -0.5 < self.phase < 0.5:
-            raise ValueError(f"expected phase above -0.5 and below 0.5 of a window, got {self.phase!r}")
-        if self.phase and self.kind != "middle":
+        """Copy the numbers, so that nobody changes them, and check them."""
+        for name in ("times", "edges"):
+            array = np.array(getattr(self, name), dtype=np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        times, edges = self.times, self.edges
+        if times.ndim != 1 or not len(times) or edges.shape != (len(times) + 1,):
             raise ValueError(
-                f"expected phase 0 with kind {self.kind!r}, got {self.phase!r}; use kind='middle' to shift"
+                f"expected times (F,) and edges (F + 1,) in seconds, got the shapes {times.shape} and {edges.shape}"
+            )
+        _check_num_frames(len(times))
+        if not (np.isfinite(times).all() and np.isfinite(edges).all() and edges[0] >= 0):
+            raise ValueError("expected finite times and edges in seconds from 0 on, got nan, inf or less; correct them")
+        _check_duration(self.end_seconds)
+        if not (np.diff(edges) > 0).all():
+            place = int(np.flatnonzero(np.diff(edges) <= 0)[0])
+            raise ValueError(
+                f"expected edges that ascend, got {edges[place]:g} before {edges[place + 1]:g} s; leave out frames "
+                "without a window"
+            )
+        outside = (times < edges[:-1]) | (times > edges[1:])
+        if outside.any():
+            place = int(np.flatnonzero(outside)[0])
+            raise ValueError(
+                f"expected each frame inside its window, got frame {place} at {times[place]:g} s outside "
+                f"[{edges[place]:g}, {edges[place + 1]:g}); sort the times, or move the edges"
             )
 
-    @property
-    def window_seconds(self) -> float:
-        """Return the mean length T/F of a window in seconds; in the paper's grid every window has it."""
-        return self.duration_seconds / self.num_frames
+    @classmethod
+    def middle(cls, duration_seconds: float, num_frames: int) -> FrameGrid:
+        """Make the grid of the paper: F equal windows, each sampled in its middle.
 
-    @property
-    def edges_seconds(self) -> NDArray[np.float64]:
-        """Return the window edges in seconds, shape (F + 1,), from 0 to exactly T."""
+        Args:
+            duration_seconds: Length T of the video in seconds, above 0 and up to `MAX_DURATION_SECONDS`. Need not be a
+                multiple of anything.
+            num_frames: Number of frames F, at least 1 and at most `MAX_GRID_FRAMES`.
+
+        Raises:
+            ValueError: If a value is out of range.
+
+        Example:
+            >>> FrameGrid.middle(duration_seconds=150, num_frames=25).times[:3].tolist()
+            [3.0, 9.0, 15.0]
+        """
+        return cls.phase(duration_seconds, num_frames, 0.0)
+
+    @classmethod
+    def phase(cls, duration_seconds: float, num_frames: int, phase: float) -> FrameGrid:
+        """Make the grid of the paper with every sample shifted; neighbouring windows meet midway between samples.
+
+        Args:
+            duration_seconds: As for `middle`.
+            num_frames: As for `middle`.
+            phase: Shift as a share of T/F, above -0.5 (earlier), below 0.5 (later).
+
+        Raises:
+            ValueError: If a value is out of range.
+
+        Example:
+            >>> grid = FrameGrid.phase(12, 4, -0.25)
+            >>> grid.times.tolist(), grid.edges.tolist()
+            ([0.75, 3.75, 6.75, 9.75], [0.0, 2.25, 5.25, 8.25, 12.0])
+        """
+        seconds, count = _length_and_count(duration_seconds, num_frames)
+        if not -0.5 < phase < 0.5:
+            raise ValueError(f"expected phase above -0.5 and below 0.5 of a window, got {phase!r}")
+        shift = float(phase)
         # Multiply before dividing: i*T is exact for every realistic T, so only the division rounds. Adding up T/F
         # drifts, and a drifted edge gives a window that a float comparison no longer counts as a hit.
-        if self.kind == "uniform":
-            edges = (2 * np.arange(self.num_frames + 1) - 1) * self.duration_seconds / max(2 * self.num_frames - 2, 1)
-        else:
-            edges = (np.arange(self.num_frames + 1) + self.phase) * self.duration_seconds / self.num_frames
-        edges[0], edges[-1] = 0.0, self.duration_seconds
-        return edges
+        edges = (np.arange(count + 1) + shift) * seconds / count
+        edges[0], edges[-1] = 0.0, seconds
+        times = (2 * np.arange(count) + 1 + 2 * shift) * seconds / (2 * count)
+        return cls(np.minimum(times, seconds), edges)  # a phase a hair below 0.5 could be rounded past the end
 
-    @property
-    def times_seconds(self) -> NDArray[np.float64]:
-        """Return the ideal sampling times in seconds, shape (F,), ascending; the window centres in the paper's grid."""
-        if self.kind == "uniform":
-            times = np.arange(self.num_frames) * self.duration_seconds / max(self.num_frames - 1, 1)
-            times[1:][-1:] = self.duration_seconds  # exactly, unless the frame at 0 is the only one
-            return times
-        halves = 2 * np.arange(self.num_frames) + 1 + 2 * self.phase
-        times = halves * self.duration_seconds / (2 * self.num_frames)
-        return np.minimum(times, self.duration_seconds)  # a phase a hair below 0.5 could be rounded past the end
+    @classmethod
+    def uniform(cls, duration_seconds: float, num_frames: int) -> FrameGrid:
+        """Sample in equal steps from 0 to exactly T, as many video LLMs do; a single frame stands at 0.
 
-    @property
-    def windows_seconds(self) -> NDArray[np.float64]:
-        """Return every frame's half-open window `[start, end)` in seconds, shape (F, 2).
+        The outer windows are half as long as the others.
 
-        The last instant T of a uniform grid belongs to the last window.
+        Args:
+            duration_seconds: As for `middle`.
+            num_frames: As for `middle`.
+
+        Raises:
+            ValueError: If a value is out of range.
+
+        Example:
+            >>> grid = FrameGrid.uniform(12, 4)
+            >>> grid.times.tolist(), grid.edges.tolist()
+            ([0.0, 4.0, 8.0, 12.0], [0.0, 2.0, 6.0, 10.0, 12.0])
         """
-        edges = self.edges_seconds
-        return np.stack([edges[:-1], edges[1:]], axis=1)
+        seconds, count = _length_and_count(duration_seconds, num_frames)
+        edges = (2 * np.arange(count + 1) - 1) * seconds / max(2 * count - 2, 1)
+        edges[0], edges[-1] = 0.0, seconds
+        times = np.arange(count) * seconds / max(count - 1, 1)
+        times[1:][-1:] = seconds  # exactly, unless the frame at 0 is the only one
+        return cls(times, edges)
+
+    @classmethod
+    def from_times(cls, times: ArrayLike, duration_seconds: float) -> FrameGrid:
+        """Make the grid of given samples: windows meet midway between neighbours, the outer ones reach the ends.
+
+        Args:
+            times: When each frame is sampled, in seconds from 0 to T, strictly ascending, shape (F,).
+            duration_seconds: Length T of the video in seconds.
+
+        Raises:
+            ValueError: If the times do not ascend or leave the video, or a value is out of range.
+
+        Example:
+            >>> FrameGrid.from_times([1, 2, 7], duration_seconds=10).edges.tolist()
+            [0.0, 1.5, 4.5, 10.0]
+        """
+        seconds = _as_seconds(duration_seconds)
+        array = np.array(times, dtype=np.float64)
+        if array.ndim != 1 or not len(array):
+            raise ValueError(f"expected times of shape (F,), F >= 1, in seconds, got shape {array.shape}")
+        if not (np.isfinite(array).all() and (np.diff(array) > 0).all()):
+            raise ValueError("expected finite times that ascend, in seconds; sort them and leave out doubled ones")
+        return cls(array, np.concatenate([[0.0], (array[:-1] + array[1:]) / 2, [seconds]]))
+
+    def part(self, start_seconds: float, end_seconds: float) -> FrameGrid:
+        """Lay the same pattern over a part of a longer video.
+
+        A model looks at F frames at a time: it is asked about a long video in parts, each on the pattern that it was
+        trained with. Times, and the moments that come of them, stay those of the whole video.
+
+        Args:
+            start_seconds: Where the part begins, in seconds of the video's clock, at least 0.
+            end_seconds: Where it ends, after the start.
+
+        Returns:
+            F windows from exactly the start to exactly the end. The clips of a part are counted from its start.
+
+        Raises:
+            ValueError: If the part is empty or not inside a video of `MAX_DURATION_SECONDS`.
+
+        Example:
+            >>> part = FrameGrid.middle(30, 3).part(60, 90)
+            >>> part.times.tolist(), part.edges.tolist()
+            ([65.0, 75.0, 85.0], [60.0, 70.0, 80.0, 90.0])
+        """
+        if not 0 <= start_seconds < end_seconds <= MAX_DURATION_SECONDS:
+            raise ValueError(
+                f"expected a part with 0 <= start < end <= {MAX_DURATION_SECONDS:g} s, got start={start_seconds!r}, "
+                f"end={end_seconds!r}"
+            )
+        start, end = float(start_seconds), float(end_seconds)
+        scale = (end - start) / self.duration_seconds
+        edges = start + (self.edges - self.start_seconds) * scale
+        edges[0], edges[-1] = start, end
+        times = start + (self.times - self.start_seconds) * scale
+        return FrameGrid(np.clip(times, edges[:-1], edges[1:]), edges)  # a rounded time stays in its window
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames F."""
+        return len(self.times)
+
+    @property
+    def start_seconds(self) -> float:
+        """Return where the first window begins: 0, unless this is a part of a longer video."""
+        return float(self.edges[0])
+
+    @property
+    def end_seconds(self) -> float:
+        """Return where the last window ends."""
+        return float(self.edges[-1])
+
+    @property
+    def duration_seconds(self) -> float:
+        """Return the length from start to end; that of the video, unless this is a part of a longer one."""
+        return self.end_seconds - self.start_seconds
+
+    @property
+    def windows(self) -> NDArray[np.float64]:
+        """Return every frame's half-open window `[start, end)` in seconds, shape (F, 2)."""
+        return np.stack([self.edges[:-1], self.edges[1:]], axis=1)
+
+    def clip_times(self, clip_seconds: float = CLIP_SECONDS) -> NDArray[np.float64]:
+        """Return the middle of every clip in seconds of the video's clock; clips are counted from the start.
+
+        Args:
+            clip_seconds: Length of one clip in seconds.
+
+        Returns:
+            Seconds, shape (C,) with C = `num_clips(grid.duration_seconds, clip_seconds)`.
+
+        Example:
+            >>> FrameGrid.middle(6, 2).clip_times().tolist()
+            [1.0, 3.0, 5.0]
+        """
+        count = num_clips(self.duration_seconds, clip_seconds)
+        return self.start_seconds + (np.arange(count) + 0.5) * clip_seconds
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all times and edges are the same."""
+        if not isinstance(other, FrameGrid):
+            return NotImplemented
+        return np.array_equal(self.times, other.times) and np.array_equal(self.edges, other.edges)
+
+    def __hash__(self) -> int:
+        """Return the same for equal grids."""
+        return hash((*self.times.tolist(), *self.edges.tolist()))
+
+    def __repr__(self) -> str:
+        """Return what fits into a message."""
+        return f"FrameGrid({self.num_frames} frames, {self.start_seconds:g} to {self.end_seconds:g} s)"
+
+    def __reduce__(self) -> tuple[type[FrameGrid], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Make copies and pickles read-only too."""
+        return FrameGrid, (self.times, self.edges)
 
 
 def num_clips(duration_seconds: float, clip_seconds: float = CLIP_SECONDS) -> int:
@@ -247,11 +392,11 @@ def mask_to_moments(mask: ArrayLike, grid: FrameGrid, scores: ArrayLike | None =
         ValueError: If `mask` or `scores` does not have F entries.
 
     Example:
-        >>> mask_to_moments([0, 1, 1, 0], FrameGrid(8, 4), scores=[0.1, 0.9, 0.7, 0.2])
+        >>> mask_to_moments([0, 1, 1, 0], FrameGrid.middle(8, 4), scores=[0.1, 0.9, 0.7, 0.2])
         [Moment(start=2.0, end=6.0, score=0.8)]
     """
     spans = mask_to_spans(as_mask(mask, grid.num_frames))
-    edges = grid.edges_seconds
+    edges = grid.edges
     if scores is None:
         return [Moment(edges[first], edges[stop]) for first, stop in spans]
     values = as_frame_values("scores", scores, grid.num_frames)
@@ -271,15 +416,15 @@ def moments_to_mask(moments: Iterable[Moment], grid: FrameGrid) -> NDArray[np.bo
         Relevance per frame, shape (F,), bool.
 
     Example:
-        >>> moments_to_mask([Moment(2, 6)], FrameGrid(8, 4)).tolist()
+        >>> moments_to_mask([Moment(2, 6)], FrameGrid.middle(8, 4)).tolist()
         [False, True, True, False]
     """
-    times = grid.times_seconds
+    times = grid.times
+    at_end = times == grid.edges[1:]  # a sample at the very end of its window belongs to what ends there
     mask = np.zeros(grid.num_frames, dtype=bool)
     for moment in moments:
-        # The sample at the very end of a uniform grid belongs to a moment that reaches the end of the video.
-        end = math.inf if moment.end >= grid.duration_seconds else moment.end
-        mask |= (moment.start <= times) & (times < end)
+        inside = (moment.start <= times) & (times < moment.end)
+        mask |= np.where(at_end, (moment.start < times) & (times <= moment.end), inside)
     return mask
 
 
@@ -318,92 +463,38 @@ def moments_from_windows(windows: Sequence[Sequence[float]], duration_seconds: f
     return moments
 
 
-def temporal_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Compute intersection over union of every interval of `a` with every interval of `b`.
-
-    Args:
-        a: Intervals `[start, end]` in seconds, shape (N, 2).
-        b: Intervals `[start, end]` in seconds, shape (M, 2).
-
-    Returns:
-        IoU in [0, 1], shape (N, M). Two empty intervals have IoU 0.
-
-    Raises:
-        ValueError: If a shape is wrong or an interval ends before it starts.
-
-    Example:
-        >>> temporal_iou([[0, 10]], [[5, 15], [10, 20], [0, 10]]).round(3).tolist()
-        [[0.333, 0.0, 1.0]]
-    """
-    a, b = _as_intervals("a", a), _as_intervals("b", b)
-    overlap = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
-    intersection = np.clip(overlap, 0, None)
-    union = (a[:, 1] - a[:, 0])[:, None] + (b[:, 1] - b[:, 0])[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-
-
-def nms(moments: Iterable[Moment], iou_threshold: float) -> list[Moment]:
-    """Drop moments that overlap a better one too much (greedy non-maximum suppression).
-
-    Args:
-        moments: Candidates in any order.
-        iou_threshold: A moment goes when its IoU with a kept, better one is above this, in [0, 1].
-
-    Returns:
-        The kept moments by descending score; equal scores keep their given order.
-
-    Raises:
-        ValueError: If the threshold is outside [0, 1].
-
-    Example:
-        >>> nms([Moment(0, 10, 0.5), Moment(0, 9, 0.9), Moment(20, 30, 0.1)], iou_threshold=0.7)
-        [Moment(start=0.0, end=9.0, score=0.9), Moment(start=20.0, end=30.0, score=0.1)]
-    """
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"expected iou_threshold in [0, 1], got {iou_threshold!r}")
-    ranked = sorted(moments, key=lambda moment: -moment.score)
-    intervals = np.array([[moment.start, moment.end] for moment in ranked]).reshape(-1, 2)
-    iou = temporal_iou(intervals, intervals)
-    kept: list[int] = []
-    for candidate in range(len(ranked)):
-        if not np.any(iou[candidate, kept] > iou_threshold):
-            kept.append(candidate)
-    return [ranked[index] for index in kept]
-
-
-def interpolate_to_clips(
-    frame_values: ArrayLike, grid: FrameGrid, clip_seconds: float = CLIP_SECONDS
-) -> NDArray[np.float64]:
-    """Read a per-frame curve at the clip centres.
-
-    Linear between sampling times, constant before the first and after the last. Nearest-frame reading would give
-    neighbouring clips equal values, and the official highlight metric punishes ties (9 points of HL-mAP at F=25).
-
-    Args:
-        frame_values: One value per frame, shape (F,).
-        grid: The frame windows.
-        clip_seconds: Length of one clip in seconds.
-
-    Returns:
-        One value per clip, shape (C,) with C = `num_clips(grid.duration_seconds, clip_seconds)`.
-
-    Raises:
-        ValueError: If `frame_values` does not have F entries.
-
-    Example:
-        >>> interpolate_to_clips([0.0, 1.0], FrameGrid(duration_seconds=8, num_frames=2)).tolist()
-        [0.0, 0.25, 0.75, 1.0]
-    """
-    values = as_frame_values("frame_values", frame_values, grid.num_frames)
-    clip_centers = (np.arange(num_clips(grid.duration_seconds, clip_seconds)) + 0.5) * clip_seconds
-    return np.interp(clip_centers, grid.times_seconds, values)
-
-
 def _check_duration(seconds: float) -> None:
     """Refuse lengths that no video has."""
     if not 0 < seconds <= MAX_DURATION_SECONDS:
         limit = f"{MAX_DURATION_SECONDS:g} (a day)"
         raise ValueError(f"expected duration_seconds to be finite and above 0, up to {limit}, got {seconds!r}")
+
+
+def _check_num_frames(count: float) -> None:
+    """Refuse numbers of frames that no grid has."""
+    if not math.isfinite(count) or count != int(count) or count < 1:
+        raise ValueError(f"expected num_frames to be a whole number >= 1, got {count!r}")
+    if count > MAX_GRID_FRAMES:
+        raise ValueError(f"expected num_frames of at most {MAX_GRID_FRAMES}, got {count!r}; ask for fewer")
+
+
+def _as_seconds(duration_seconds: float) -> float:
+    """Return a checked length of a video."""
+    try:
+        seconds = float(duration_seconds)
+    except OverflowError:  # a whole number of hundreds of digits, which JSON may hold
+        seconds = math.inf
+    _check_duration(seconds)
+    return seconds
+
+
+def _length_and_count(duration_seconds: float, num_frames: int) -> tuple[float, int]:
+    """Return a checked length and number of frames that go together."""
+    _check_num_frames(num_frames)
+    seconds = _as_seconds(duration_seconds)
+    if not seconds / num_frames > 1e-300:  # only absurd files come here: windows would have no length in float64
+        raise ValueError(f"cannot cut {seconds!r} seconds into {num_frames} windows in float64")
+    return seconds, int(num_frames)
 
 
 def as_mask(mask: ArrayLike, num_frames: int | None = None) -> NDArray[np.bool_]:
@@ -423,16 +514,4 @@ def as_frame_values(name: str, values: ArrayLike, num_frames: int) -> NDArray[np
         raise ValueError(f"expected {name} of shape ({num_frames},), one value per frame, got {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"expected finite {name}, got nan or inf; look for an overflow in the model's output")
-    return array
-
-
-def _as_intervals(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return intervals as a float64 (N, 2) array."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        array = array.reshape(-1, 2)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError(f"expected {name} of shape (N, 2) = [start, end] in seconds, got {array.shape}")
-    if not (array[:, 0] <= array[:, 1]).all():
-        raise ValueError(f"expected start <= end in every interval of {name}; swap inverted ones first")
     return array

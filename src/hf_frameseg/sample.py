@@ -24,7 +24,7 @@ _QUESTION = ("qid", "query", "frames", "frame_shape", "duration_seconds")
 _ANSWER = ("relevant_windows",)
 _RATINGS = ("relevant_clip_ids", "saliency_scores")
 _ANNOTATION = ("qid", "query", "vid", *_ANSWER, *_RATINGS)
-_OPTIONAL = ("vid", "frame_times_seconds", "frames_missing", "saliency_source", "grid_kind", "grid_phase")
+_OPTIONAL = ("vid", "frame_times_seconds", "frames_missing", "saliency_source", "grid_times", "grid_edges")
 _KNOWN = frozenset((*_QUESTION, *_ANNOTATION, *_OPTIONAL))
 
 
@@ -92,14 +92,27 @@ class Sample:
         return self.grid_of(self.num_frames)
 
     def grid_of(self, num_frames: int) -> FrameGrid:
-        """Return the grid of a row that does not say how many frames it has.
+        """Return the grid of a row that need not say how many frames it has.
 
         Args:
             num_frames: Number of frames F.
+
+        Returns:
+            The grid that the row holds; of a row without one, such as one made by hand, that of the paper.
+
+        Raises:
+            ValueError: If the row holds the grid of another number of frames, or half of one.
         """
-        # Rows made by hand, or before there were other grids, need not say that they are on the paper's.
-        kind, phase = self._columns.get("grid_kind"), self._columns.get("grid_phase")
-        return FrameGrid(self.duration_seconds, num_frames, kind or "middle", phase or 0.0)
+        times, edges = self._columns.get("grid_times"), self._columns.get("grid_edges")
+        if times is None and edges is None:
+            return FrameGrid.middle(self.duration_seconds, num_frames)
+        if times is None or edges is None or len(times) != num_frames:
+            got = [None if values is None else len(values) for values in (times, edges)]
+            raise ValueError(
+                f"qid {self.qid}: expected grid_times and grid_edges of {num_frames} and {num_frames + 1} numbers, got "
+                f"{got[0]} and {got[1]}; prepare the row again, or leave both out for the grid of the paper"
+            )
+        return FrameGrid(times, edges)
 
     @property
     def other(self) -> dict[str, Any]:
@@ -138,7 +151,7 @@ class Sample:
             ValueError: If the row has not one time for each picture.
         """
         if self._columns.get("frame_times_seconds") is None:
-            return self.grid.times_seconds
+            return self.grid.times
         chosen = np.full(self.num_frames, MIDDLE_VARIANT) if variants is None else np.asarray(variants)
         times = np.asarray(self._columns["frame_times_seconds"], dtype=np.float64)
         if times.shape != (len(chosen), len(VARIANTS)):

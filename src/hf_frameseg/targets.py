@@ -73,7 +73,7 @@ def frame_mask(
         ValueError: If the rule is unknown, its saliency is missing, or a window is not inside the video.
 
     Example:
-        >>> frame_mask([[2, 6]], FrameGrid(duration_seconds=8, num_frames=4)).tolist()
+        >>> frame_mask([[2, 6]], FrameGrid.middle(duration_seconds=8, num_frames=4)).tolist()
         [False, True, True, False]
     """
     moments = moments_from_windows(relevant_windows, grid.duration_seconds)
@@ -142,11 +142,11 @@ def graded_frame_targets(clip_targets: ArrayLike, grid: FrameGrid) -> NDArray[np
         ValueError: If `clip_targets` is empty or not one-dimensional.
 
     Example:
-        >>> graded_frame_targets([0.0, 0.5, 1.0], FrameGrid(duration_seconds=6, num_frames=2)).tolist()
+        >>> graded_frame_targets([0.0, 0.5, 1.0], FrameGrid.middle(duration_seconds=6, num_frames=2)).tolist()
         [0.0, 1.0]
     """
     targets = np.asarray(clip_targets, dtype=np.float64)
     if targets.ndim != 1 or len(targets) == 0:
         raise ValueError(f"expected clip_targets of shape (C,) with C >= 1, got {targets.shape}")
-    clip_index = (grid.times_seconds // CLIP_SECONDS).astype(np.int64)
+    clip_index = (grid.times // CLIP_SECONDS).astype(np.int64)
     return targets[np.minimum(clip_index, len(targets) - 1)]

@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_frameseg.audit.report import MAX_FRAMES, audit_annotations, audit_report
 from hf_frameseg.audit.statistics import annotation_statistics
+from hf_frameseg.metrics import evaluate_submission
+from hf_frameseg.moments import FrameGrid, Moment, mask_to_spans
+from hf_frameseg.proposals import rank_runs
+from hf_frameseg.proposals.saliency import TO_CLIPS
+from hf_frameseg.targets import frame_mask
 
 WINDOW_COLUMNS = ("R1@0.5", "R1@0.7", "mAP", "mAP@0.5", "mAP@0.75")
 
@@ -151,10 +157,40 @@ def test_a_run_in_the_incomplete_clip_at_the_end_has_the_rating_of_the_last_comp
     assert audit["windows"]["by_rating"]["R1@0.7"] == 0  # 4-7 s for 4-6 s: IoU 2/3
 
 
-def test_an_overlap_of_exactly_seven_tenths_is_a_hit() -> None:
-    # 5.6 s frames: the run 106.4-112 s is 0.7 of 104-112 s, and i * T / F would be one bit too late
-    annotation = row(1, [[104, 112]], duration=140)
+@pytest.fixture
+def by_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as the script that recorded the ceilings: windows end at i * (T/F), nearest frames by share of T."""
+
+    def moments(mask: np.ndarray, grid: FrameGrid) -> list[Moment]:
+        step = grid.duration_seconds / grid.num_frames
+        return [Moment(first * step, stop * step) for first, stop in mask_to_spans(mask)]
+
+    def nearest(values: np.ndarray, grid: FrameGrid) -> np.ndarray:
+        frames = np.floor(grid.clip_times() / grid.duration_seconds * grid.num_frames).astype(np.int64)
+        return values[np.minimum(frames, grid.num_frames - 1)]
+
+    monkeypatch.setattr("hf_frameseg.audit.report.mask_to_moments", moments)
+    monkeypatch.setitem(TO_CLIPS, "nearest", nearest)
+
+
+# 5.6 s frames: the run 106.4-112 s is 0.7 of 104-112 s, but the float nearest to 106.4 leaves a bit less than 0.7.
+SEVEN_TENTHS = [[104, 112]]
+
+
+@pytest.mark.usefixtures("by_script")
+def test_an_overlap_of_exactly_seven_tenths_is_a_hit_for_the_script() -> None:
+    annotation = row(1, SEVEN_TENTHS, duration=140)
     assert audit_annotations([annotation], num_frames=25)["windows"]["by_time"]["R1@0.7"] == 100
+
+
+def test_ceilings_are_those_of_the_decoder_to_the_last_bit() -> None:
+    annotation = row(1, SEVEN_TENTHS, duration=140)
+    grid = FrameGrid.middle(140, 25)
+    mask = frame_mask(SEVEN_TENTHS, grid)
+    moments, _ = rank_runs(mask, mask.astype(float), grid)
+    submission = [{"qid": 1, "pred_relevant_windows": [[moment.start, moment.end, moment.score] for moment in moments]}]
+    by_decoder = evaluate_submission(submission, [annotation])["brief"]["MR-full-R1@0.7"]
+    assert audit_annotations([annotation], num_frames=25)["windows"]["by_time"]["R1@0.7"] == by_decoder == 0
 
 
 @pytest.mark.parametrize(
@@ -224,12 +260,14 @@ def check_recorded(settings: list[dict], recorded: dict[str, dict[str, list[floa
         assert {name: rounded[name] for name in expected} == expected, setting["num_frames"]
 
 
+@pytest.mark.usefixtures("by_script")
 @pytest.mark.parametrize(("split", "num_frames"), [("val", [25, 75]), ("test", [25])])
 def test_recorded_ceilings(splits: dict[str, list], recorded: Table, split: str, num_frames: list[int]) -> None:
     settings = audit_report(splits[split], num_frames)["settings"]
     check_recorded(settings, {str(frames): recorded[split][str(frames)] for frames in num_frames})
 
 
+@pytest.mark.usefixtures("by_script")
 def test_recorded_statistics_of_the_validation_split(splits: dict[str, list]) -> None:
     report = audit_report(splits["val"], [25], ["window", "saliency>0", "saliency>0.5"])
     statistics, (window, rated, public_rule) = report["annotations"], report["settings"]
@@ -277,6 +315,7 @@ def check_balance(rows: list[dict], report: dict[str, Any], split: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("by_script")
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_whole_recorded_table(splits: dict[str, list], recorded: Table, split: str) -> None:
     assert len(recorded[split]) == 12

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.batches.encoding import drop_answers
 from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.moments import FrameGrid
+from hf_frameseg.prepared.frame_columns import grid_columns
 
 ZERO, ONE, END, PAD = 48, 49, 259, 261
 LABELS = BinaryLabels(zero_id=ZERO, one_id=ONE, end_ids=(END,))
@@ -172,7 +174,7 @@ def test_a_row_without_times_tells_those_of_its_grid(make_collator: Any, make_ro
     collator = make_collator(prompt="timestamps", with_answer=False)
     row = make_row(7, num_frames=3, duration_seconds=6.0)
     del row["frame_times_seconds"]
-    uniform = {**row, "grid_kind": "uniform", "grid_phase": 0.0}
+    uniform = {**row, **grid_columns(FrameGrid.uniform(6.0, 3))}
     for made, times in ((row, ("1.0", "3.0", "5.0")), (uniform, ("0.0", "3.0", "6.0"))):
         (text,) = prompt_texts(collator([made]), tiny_tokenizer)
         assert all(f"Frame {frame} at {time} s: " in text for frame, time in enumerate(times))
@@ -187,7 +189,8 @@ def test_times_of_another_shape_are_refused(make_collator: Any, make_row: Any) -
 
 def test_targets_are_read_on_the_grid_of_the_row(make_collator: Any, make_row: Any) -> None:
     row = make_row(7, [[0.0, 1.5], [5.5, 6.0]], num_frames=4, duration_seconds=6.0)  # centres 0.75, 2.25, 3.75, 5.25
-    grids = [{}, {"grid_kind": "uniform"}, {"grid_phase": 0.25}]  # 0, 2, 4, 6 and 1.125, 2.625, 4.125, 5.625
+    others = FrameGrid.uniform(6, 4), FrameGrid.phase(6, 4, 0.25)  # 0, 2, 4, 6 and 1.125, 2.625, 4.125, 5.625
+    grids = [{}, *map(grid_columns, others)]
     targets = [make_collator(train=False)([{**row, **grid}])["frame_targets"][0].tolist() for grid in grids]
     assert targets == [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
 

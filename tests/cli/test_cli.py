@@ -21,7 +21,7 @@ from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.settings import ProposalSettings
 from hf_frameseg.visualization.save import save_figure
 
-GRID = FrameGrid(duration_seconds=8.0, num_frames=4)
+GRID = FrameGrid.middle(duration_seconds=8.0, num_frames=4)
 
 
 def predict_stub(query: str, moments: tuple[Moment, ...], *, fallback: bool = False) -> FramePrediction:

@@ -50,7 +50,9 @@ def truth() -> list[dict[str, Any]]:
 def files(truth: list[dict[str, Any]], tmp_path: Path) -> tuple[str, str]:
     """Frames file and annotation file."""
     predictions = [
-        to_prediction(MASKS[qid], [[0, x] for x in LOG_ODDS[qid]], FrameGrid(10, 5), query="q", qid=qid, vid=f"v{qid}")
+        to_prediction(
+            MASKS[qid], [[0, x] for x in LOG_ODDS[qid]], FrameGrid.middle(10, 5), query="q", qid=qid, vid=f"v{qid}"
+        )
         for qid in WINDOWS
     ]
     write_frames_file(tmp_path / "frames.jsonl", predictions)

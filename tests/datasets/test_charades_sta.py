@@ -90,7 +90,7 @@ def test_another_grid_goes_all_the_way(
 ) -> None:
     row = load(folder, grid_kind="uniform")[1]
     assert [read_number(picture) for picture in Sample.of(row).pictures()] == [0, 26, 53, 79]
-    assert Sample.of(row).grid.times_seconds.tolist() == [0.0, 8 / 3, 16 / 3, 8.0]
+    assert Sample.of(row).grid.times.tolist() == [0.0, 8 / 3, 16 / 3, 8.0]
     assert [times[1] for times in row["frame_times_seconds"]] == pytest.approx([0.0, 2.6, 5.3, 7.9])
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="timestamps", train=False)

@@ -73,7 +73,7 @@ def test_highlights_without_windows_are_loaded(tmp_path: Path, write_video: Call
     assert row["saliency_scores"] == [[1.5, 2.0], [4.0, 3.0]]
     assert (row["relevant_windows"], row["saliency_source"]) == ([], "scaled")
     clips = clip_saliency_targets(row["relevant_clip_ids"], row["saliency_scores"], num_clips=2)
-    assert frame_mask([], FrameGrid(4, 2), "saliency>0.5", saliency=clips).tolist() == [False, True]
+    assert frame_mask([], FrameGrid.middle(4, 2), "saliency>0.5", saliency=clips).tolist() == [False, True]
 
 
 def test_a_table_needs_a_file(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def _write_frames(path: Path, annotations: Path, num_frames: int = 25) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     predictions = []
     for row in read_annotations(annotations):
-        grid = FrameGrid(row["duration"], num_frames)
+        grid = FrameGrid.middle(row["duration"], num_frames)
         probs = [0.9 if 8 <= frame < 16 else 0.2 for frame in range(num_frames)]
         answer = {"mask": [p > 0.5 for p in probs], "probs": probs, "moments": (), "saliency": []}
         predictions.append(FramePrediction(grid, **answer, query=row["query"], qid=row["qid"], vid=row["vid"]))

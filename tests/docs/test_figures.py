@@ -26,7 +26,7 @@ def masks(splits: dict[str, list[dict]]) -> dict[str, np.ndarray]:
     from hf_frameseg.targets import frame_mask
 
     return {
-        split: np.array([frame_mask(row["relevant_windows"], FrameGrid(row["duration"], 25)) for row in rows])
+        split: np.array([frame_mask(row["relevant_windows"], FrameGrid.middle(row["duration"], 25)) for row in rows])
         for split, rows in splits.items()
     }
 

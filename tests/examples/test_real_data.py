@@ -193,7 +193,7 @@ def test_another_model_of_transformers_learns_with_an_adapter(
     submission = (tmp_path / "run" / "hl_val_submission.jsonl").read_text("utf-8").splitlines()
     row, submitted = readable(rows, "val")[1], json.loads(submission[1])
     (path,) = (data / "videos").glob(f"{row['vid']}.*")
-    grid = FrameGrid(row["duration"], NUM_FRAMES)
+    grid = FrameGrid.middle(row["duration"], NUM_FRAMES)
     frames = read_frames(path, grid, frame_size=16, duration_tolerance_seconds=row["duration"])
     prediction = retriever.predict(frames, [row["query"]])[0]
     assert prediction.saliency == pytest.approx(submitted["pred_saliency_scores"], abs=1e-4)

@@ -303,7 +303,7 @@ def test_blank_keeps_the_rows_and_marks_them(load, data_dir, caplog, frame_forma
     assert blank["frame_shape"] == real["frame_shape"] == [3, 3, 16, 16, 3]
     assert not Sample.of(blank).pictures().any()
     assert Sample.of(real).pictures().any()
-    assert blank["frame_times_seconds"] == [[time] * 3 for time in FrameGrid(2.0, 3).times_seconds]
+    assert blank["frame_times_seconds"] == [[time] * 3 for time in FrameGrid.middle(2.0, 3).times]
     assert "missing or unreadable videos: 2 (4 queries), which have black frames; see " in caplog.text
     folder = Path(dataset.cache_files[0]["filename"]).parent
     failures = [json.loads(line)["vid"] for line in (folder / FAILURES_FILE).read_text().splitlines()]

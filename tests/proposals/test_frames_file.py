@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def equal(one: FramePrediction, other: FramePrediction) -> bool:
 
 
 def test_text_qids_survive(tmp_path: Path) -> None:
-    written = predict(np.ones(3), np.ones(3, dtype=bool), FrameGrid(6, 3), qid="s34-d28_0")
+    written = predict(np.ones(3), np.ones(3, dtype=bool), FrameGrid.middle(6, 3), qid="s34-d28_0")
     write_frames_file(tmp_path / "frames.jsonl", [written])
     assert read_frames_file(tmp_path / "frames.jsonl")[0].qid == "s34-d28_0"
 
@@ -51,7 +52,7 @@ def test_text_qids_survive(tmp_path: Path) -> None:
     log_odds=npst.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6)),
     data=st.data(),
     seconds=st.floats(0.5, 400),
-    grid=st.sampled_from([("middle", 0.0), ("middle", -0.25), ("uniform", 0.0)]),
+    grid=st.sampled_from([FrameGrid.middle, partial(FrameGrid.phase, phase=-0.25), FrameGrid.uniform]),
     decoder=st.sampled_from(sorted(DECODERS)),
 )
 def test_what_is_read_is_what_was_written_by_every_decoder(
@@ -59,12 +60,12 @@ def test_what_is_read_is_what_was_written_by_every_decoder(
     log_odds: np.ndarray,
     data: st.DataObject,
     seconds: float,
-    grid: tuple[str, float],
+    grid: Callable[[float, int], FrameGrid],
     decoder: str,
 ) -> None:
     mask = data.draw(npst.arrays(bool, len(log_odds)))
     how = ProposalSettings(decoder)
-    written = predict(log_odds, mask, FrameGrid(seconds, len(log_odds), *grid), how)
+    written = predict(log_odds, mask, grid(seconds, len(log_odds)), how)
     path = tmp_path_factory.getbasetemp() / "frames.jsonl"
     write_frames_file(path, [written])
     (read,) = read_frames_file(path, how)
@@ -75,7 +76,7 @@ def test_what_is_read_is_what_was_written_by_every_decoder(
 
 def test_a_line_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "frames.jsonl"
-    write_frames_file(path, [predict(np.array([0.1, -2.0, 1 / 3]), np.array([1, 0, 1]), FrameGrid(6, 3), qid=7)])
+    write_frames_file(path, [predict(np.array([0.1, -2.0, 1 / 3]), np.array([1, 0, 1]), FrameGrid.middle(6, 3), qid=7)])
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "qid": 7,
         "vid": "v_0.0_150.0",
@@ -88,7 +89,7 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
 
 def test_models_write_float32_differences_without_loss(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(25, 2), scale=20).astype(np.float32)
-    written = to_prediction(np.ones(25), logits, FrameGrid(150, 25), qid=1, vid="v")
+    written = to_prediction(np.ones(25), logits, FrameGrid.middle(150, 25), qid=1, vid="v")
     write_frames_file(tmp_path / "f.jsonl", [written])
     (read,) = read_frames_file(tmp_path / "f.jsonl")
     np.testing.assert_array_equal(read.log_odds, logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64))
@@ -96,7 +97,7 @@ def test_models_write_float32_differences_without_loss(tmp_path: Path) -> None:
 
 
 def test_probabilities_may_stand_in_for_log_odds(tmp_path: Path) -> None:
-    known = predict(np.array([1.0, -2.0]), np.array([1, 0]), FrameGrid(4, 2), SCORING_PROPOSALS)
+    known = predict(np.array([1.0, -2.0]), np.array([1, 0]), FrameGrid.middle(4, 2), SCORING_PROPOSALS)
     write_frames_file(tmp_path / "f.jsonl", [replace(known, log_odds=None)])
     assert "log_odds" not in (tmp_path / "f.jsonl").read_text()
     (read,) = read_frames_file(tmp_path / "f.jsonl", SCORING_PROPOSALS)
@@ -107,7 +108,7 @@ def test_probabilities_may_stand_in_for_log_odds(tmp_path: Path) -> None:
 
 def test_file_order_is_kept_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
-    grid = FrameGrid(4, 2)
+    grid = FrameGrid.middle(4, 2)
     write_frames_file(path, [predict(np.zeros(2), np.ones(2), grid, qid=qid) for qid in (3, 1, 2)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
     assert [prediction.qid for prediction in read_frames_file(path)] == [3, 1, 2]
@@ -115,13 +116,14 @@ def test_file_order_is_kept_and_blank_lines_are_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["qid", "vid"])
 def test_a_prediction_without_a_name_is_not_written(missing: str, tmp_path: Path) -> None:
-    prediction = replace(predict(np.zeros(2), np.ones(2), FrameGrid(4, 2)), **{missing: None})
+    prediction = replace(predict(np.zeros(2), np.ones(2), FrameGrid.middle(4, 2)), **{missing: None})
     with pytest.raises(ValueError, match="needs qid and vid.*None.*dataclasses.replace"):
         write_frames_file(tmp_path / "f.jsonl", [prediction])
     assert not (tmp_path / "f.jsonl").exists()
 
 
 LINE = {"qid": 2, "vid": "v", "query": "q", "duration_seconds": 6, "mask": "010", "log_odds": [0.5, 1, -2e3]}
+GRID = {"grid_times": [1, 2.5, 4], "grid_edges": [0, 2, 3, 6]}
 
 
 @pytest.mark.parametrize(
@@ -153,10 +155,19 @@ LINE = {"qid": 2, "vid": "v", "query": "q", "duration_seconds": 6, "mask": "010"
         ({"log_odds": [1e308, 1e308, 0], "mask": "110"}, None),
         ({"probs": [0.1, 0.2, 0.3]}, "expected either log_odds or probs, one value per frame"),
         ({"logodds": [1, 2, 3]}, "unknown key 'logodds'"),
-        ({"grid_kind": "other"}, "expected kind to be one of"),
-        ({"grid_kind": ["middle"]}, "expected kind to be one of"),
-        ({"grid_phase": 0.5}, "expected phase above -0.5 and below 0.5"),
-        ({"grid_phase": "0"}, "expected grid_phase to be a finite number, got '0'"),
+        ({"grid_kind": "uniform"}, "unknown key 'grid_kind'"),
+        ({"grid_times": [1, 2, 4]}, "expected grid_times and grid_edges or neither, got no grid_edges; write both"),
+        ({**GRID, "grid_times": [1, 2]}, "expected grid_times to be a list of 3 numbers, one per digit of mask, got 2"),
+        ({**GRID, "grid_times": "1"}, "expected grid_times to be a list of 3 numbers, one per digit of mask, got '1'"),
+        ({**GRID, "grid_edges": [0, 2, 6]}, "expected grid_edges to be a list of 4 numbers, one more than .*, got 3"),
+        ({**GRID, "grid_edges": [0, 2, None, 6]}, "expected grid_edges to be finite numbers, got None for frame 2"),
+        ({**GRID, "grid_times": [1, 4, 2]}, r"expected each frame inside its window, got frame 1 at 4 s outside"),
+        ({**GRID, "grid_edges": [0, 3, 3, 6]}, "expected edges that ascend, got 3 before 3 s"),
+        (
+            {**GRID, "duration_seconds": 7},
+            r"expected duration_seconds to be 6\.0, from the first to the last of .*got 7",
+        ),
+        ({**GRID, "grid_edges": [2, 3, 4, 8], "grid_times": [2, 3, 8]}, None),
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_place(change: dict[str, Any], message: str | None, tmp_path: Path) -> None:
@@ -227,7 +238,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path.write_text("old")
 
     def predictions() -> Iterator[FramePrediction]:
-        yield predict(np.zeros(2), np.ones(2), FrameGrid(4, 2), qid=1)
+        yield predict(np.zeros(2), np.ones(2), FrameGrid.middle(4, 2), qid=1)
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="full"):
@@ -249,7 +260,7 @@ def test_other_bytes_and_no_file_are_refused(tmp_path: Path) -> None:
 
 def test_mutated_files_are_read_or_refused_never_more(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    grid, path = FrameGrid(6, 3), tmp_path / "f.jsonl"
+    grid, path = FrameGrid.middle(6, 3), tmp_path / "f.jsonl"
     write_frames_file(path, [predict(rng.normal(size=3), rng.random(3) < 0.5, grid, qid=qid) for qid in range(3)])
     original, refused = path.read_bytes(), 0
     for _ in range(500):

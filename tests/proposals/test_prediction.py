@@ -26,7 +26,7 @@ from hf_frameseg.proposals.prediction import prediction_of
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 
 PROPERTY = settings(deadline=None, derandomize=True)
-GRID = FrameGrid(12, 6)
+GRID = FrameGrid.middle(12, 6)
 
 
 class TestRankRuns:
@@ -45,7 +45,7 @@ class TestRankRuns:
         assert rank_runs([0, 1, 0, 0, 0, 0], [0.9, 0.2, 0, 0, 0, 0], GRID) == ((Moment(2, 4, 0.2),), False)
 
     def test_keeps_the_best_when_there_are_too_many(self) -> None:
-        grid = FrameGrid(46, 23)
+        grid = FrameGrid.middle(46, 23)
         mask, probs = [1, 0] * 11 + [1], np.linspace(0, 1, 23)
         moments, _ = rank_runs(mask, probs, grid)
         assert len(moments) == 10
@@ -67,7 +67,7 @@ class TestRankRuns:
     @given(data=st.data(), mask=npst.arrays(bool, st.integers(1, 60)), max_moments=st.integers(1, 12))
     def test_always_ranked_floats_on_the_mask(self, data: st.DataObject, mask: np.ndarray, max_moments: int) -> None:
         probs = data.draw(npst.arrays(np.float64, len(mask), elements=st.floats(0, 1)))
-        grid = FrameGrid(2 * len(mask), len(mask))
+        grid = FrameGrid.middle(2 * len(mask), len(mask))
         moments, fallback = rank_runs(mask, probs, grid, max_moments)
         assert 1 <= len(moments) <= max_moments
         assert fallback == (not mask.any())
@@ -102,7 +102,7 @@ class TestToPrediction:
         # sigmoid(0) = 1/2, sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4; T=6, F=3: one frame per clip.
         ln3 = np.log(3)
         prediction = to_prediction(
-            [0, 1, 1], [[ln3, 0], [5.0, 5.0], [-2, ln3 - 2]], FrameGrid(6, 3), query="a dog", qid=3, vid="v"
+            [0, 1, 1], [[ln3, 0], [5.0, 5.0], [-2, ln3 - 2]], FrameGrid.middle(6, 3), query="a dog", qid=3, vid="v"
         )
         np.testing.assert_allclose(prediction.probs, [0.25, 0.5, 0.75])
         np.testing.assert_allclose(prediction.saliency, [0.25, 0.5, 0.75])
@@ -112,61 +112,65 @@ class TestToPrediction:
         assert not prediction.fallback
 
     def test_all_zero_mask_stays_all_zero(self) -> None:
-        prediction = to_prediction(torch.zeros(2, dtype=torch.bool), torch.tensor([[0.0, 0], [1, 0]]), FrameGrid(4, 2))
+        prediction = to_prediction(
+            torch.zeros(2, dtype=torch.bool), torch.tensor([[0.0, 0], [1, 0]]), FrameGrid.middle(4, 2)
+        )
         assert not prediction.mask.any()
         assert prediction.fallback
         assert prediction.moments == (Moment(0, 2, 0.5),)
 
     def test_all_zero_mask_without_stand_in(self) -> None:
-        prediction = to_prediction([0, 0], [[0.0, 0], [1, 0]], FrameGrid(4, 2), ProposalSettings("runs", empty="none"))
+        prediction = to_prediction(
+            [0, 0], [[0.0, 0], [1, 0]], FrameGrid.middle(4, 2), ProposalSettings("runs", empty="none")
+        )
         assert (prediction.moments, prediction.fallback) == ((), False)
         assert prediction.saliency.max() == 0.5
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
     def test_takes_tensors_of_any_dtype(self, dtype: torch.dtype) -> None:
         logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]], dtype=dtype, requires_grad=True)
-        prediction = to_prediction(torch.tensor([True, False]), logits, FrameGrid(4, 2))
+        prediction = to_prediction(torch.tensor([True, False]), logits, FrameGrid.middle(4, 2))
         assert prediction.probs.dtype == np.float64
         np.testing.assert_allclose(prediction.probs, [1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(2.0))])
 
     def test_a_constant_per_frame_cancels(self) -> None:
         logits = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        grid = FrameGrid(10, 5)
+        grid = FrameGrid.middle(10, 5)
         raw = to_prediction([1] * 5, logits, grid).probs
         np.testing.assert_allclose(to_prediction([1] * 5, logits.log_softmax(-1) - 30, grid).probs, raw)
 
     def test_large_logits_neither_overflow_nor_tie(self) -> None:
         with np.errstate(all="raise", under="ignore"):
-            extreme = to_prediction([0, 1], [[1e4, -1e4], [-1e4, 1e4]], FrameGrid(4, 2)).probs
+            extreme = to_prediction([0, 1], [[1e4, -1e4], [-1e4, 1e4]], FrameGrid.middle(4, 2)).probs
         assert extreme.tolist() == [0.0, 1.0]
         # float32 rounds both to 1; the ranking of saturated frames must survive.
-        close = to_prediction([1, 1], torch.tensor([[0.0, 20.0], [0.0, 21.0]]), FrameGrid(4, 2)).probs
+        close = to_prediction([1, 1], torch.tensor([[0.0, 20.0], [0.0, 21.0]]), FrameGrid.middle(4, 2)).probs
         assert close[0] < close[1] < 1
 
     def test_the_settings_reach_windows_and_saliency(self) -> None:
         settings = ProposalSettings("runs", max_moments=1, saliency_values="logits")
-        prediction = to_prediction([1, 0, 1], [[0, 1], [0, -1], [0, 2]], FrameGrid(6, 3), settings)
+        prediction = to_prediction([1, 0, 1], [[0, 1], [0, -1], [0, 2]], FrameGrid.middle(6, 3), settings)
         assert [(m.start, m.end) for m in prediction.moments] == [(4.0, 6.0)]
         assert prediction.saliency.tolist() == [1.0, -1.0, 2.0]
 
     def test_keeps_the_logit_differences(self) -> None:
-        prediction = to_prediction([1, 0], torch.tensor([[1.5, 2.0], [3.0, -4.0]]), FrameGrid(4, 2))
+        prediction = to_prediction([1, 0], torch.tensor([[1.5, 2.0], [3.0, -4.0]]), FrameGrid.middle(4, 2))
         assert prediction.log_odds.tolist() == [0.5, -7.0]
         assert prediction.log_odds.dtype == np.float64
 
     @pytest.mark.parametrize("log_odds", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [1.0, np.nan, 3.0]])
     def test_a_prediction_takes_one_finite_difference_per_frame(self, log_odds: list[float]) -> None:
         with pytest.raises(ValueError, match="log_odds"):
-            FramePrediction(FrameGrid(6, 3), np.ones(3), np.ones(3), (), np.zeros(3), log_odds=log_odds)
+            FramePrediction(FrameGrid.middle(6, 3), np.ones(3), np.ones(3), (), np.zeros(3), log_odds=log_odds)
 
     @pytest.mark.parametrize("shape", [(3,), (2, 2), (3, 3), (1, 3, 2)])
     def test_wrong_shape_is_refused(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"frame_logits of shape \(3, 2\)"):
-            to_prediction([1, 0, 1], np.zeros(shape), FrameGrid(6, 3))
+            to_prediction([1, 0, 1], np.zeros(shape), FrameGrid.middle(6, 3))
 
     def test_nan_is_refused(self) -> None:
         with pytest.raises(ValueError, match="finite"):
-            to_prediction([1], [[np.nan, 0]], FrameGrid(6, 1))
+            to_prediction([1], [[np.nan, 0]], FrameGrid.middle(6, 1))
 
 
 class TestRedecode:
@@ -174,15 +178,15 @@ class TestRedecode:
         rng = np.random.default_rng(0)
         logits, mask = rng.normal(size=(25, 2)), rng.random(25) < 0.4
         settings = ProposalSettings("soft-iou", saliency="box", snap_seconds=2.0, max_moments=4)
-        direct = to_prediction(mask, logits, FrameGrid(138, 25), settings, query="q", qid=1, vid="v")
-        first = to_prediction(mask, logits, FrameGrid(138, 25), SCORING_PROPOSALS, query="q", qid=1, vid="v")
+        direct = to_prediction(mask, logits, FrameGrid.middle(138, 25), settings, query="q", qid=1, vid="v")
+        first = to_prediction(mask, logits, FrameGrid.middle(138, 25), SCORING_PROPOSALS, query="q", qid=1, vid="v")
         assert first.moments != direct.moments
         second = redecode(first, settings)
         assert second.to_submission() == direct.to_submission()
         assert redecode(second, SCORING_PROPOSALS).to_submission() == first.to_submission()
 
     def test_a_stand_in_comes_and_goes_with_the_settings(self) -> None:
-        prediction = to_prediction([0, 0], [[0.0, 0], [1, 0]], FrameGrid(4, 2))
+        prediction = to_prediction([0, 0], [[0.0, 0], [1, 0]], FrameGrid.middle(4, 2))
         assert prediction.fallback
         without = redecode(prediction, ProposalSettings("runs", empty="none"))
         assert (without.moments, without.fallback) == ((), False)
@@ -190,7 +194,7 @@ class TestRedecode:
         assert redecode(without, PAPER_PROPOSALS).fallback
 
     def test_the_prediction_stays_as_it_is(self) -> None:
-        prediction = to_prediction([1, 0], [[0.0, 1], [1, 0]], FrameGrid(4, 2))
+        prediction = to_prediction([1, 0], [[0.0, 1], [1, 0]], FrameGrid.middle(4, 2))
         before = (prediction.moments, prediction.saliency.copy())
         redecode(prediction, ProposalSettings("soft-iou", saliency_values="logits"))
         assert prediction.moments == before[0]
@@ -212,7 +216,7 @@ class TestPackage:
         script = (
             "import sys; from hf_frameseg.proposals import prediction, frames_file; "
             "from hf_frameseg.moments import FrameGrid; "
-            "print(prediction.to_prediction([1, 0], [[0, 1], [1, 0]], FrameGrid(4, 2)).moments[0].end, "
+            "print(prediction.to_prediction([1, 0], [[0, 1], [1, 0]], FrameGrid.middle(4, 2)).moments[0].end, "
             "'torch' in sys.modules, 'transformers' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -233,7 +237,7 @@ def perfect(truth: list[dict]) -> list[FramePrediction]:
     """A perfect mask of 25 frames for each of them."""
     found = []
     for row in truth:
-        grid = FrameGrid(row["duration"], 25)
+        grid = FrameGrid.middle(row["duration"], 25)
         mask = moments_to_mask(moments_from_windows(row["relevant_windows"], row["duration"]), grid)
         found.append(FramePrediction(grid, mask, mask.astype(float), (), np.zeros(0), qid=row["qid"]))
     return found
@@ -266,7 +270,7 @@ def test_an_answer_becomes_a_prediction_once(settings: ProposalSettings, monkeyp
     made = []
     check = FramePrediction.__post_init__
     monkeypatch.setattr(FramePrediction, "__post_init__", lambda self: made.append(check(self)))
-    grid = FrameGrid(duration_seconds=8, num_frames=2)
+    grid = FrameGrid.middle(duration_seconds=8, num_frames=2)
     prediction = to_prediction([0, 1], [[0.0, -1.0], [0.0, 1.0]], grid, settings, query="a dog", qid=3, vid="v")
     assert len(made) == 1
     assert (prediction.query, prediction.qid, prediction.vid, prediction.fallback) == ("a dog", 3, "v", False)
@@ -275,7 +279,7 @@ def test_an_answer_becomes_a_prediction_once(settings: ProposalSettings, monkeyp
 
 
 def test_known_probabilities_become_a_prediction() -> None:
-    grid = FrameGrid(duration_seconds=4, num_frames=2)
+    grid = FrameGrid.middle(duration_seconds=4, num_frames=2)
     found = prediction_of([0, 0], [0.25, 0.75], grid, qid=1)
     assert (found.moments, found.fallback, found.log_odds) == ((Moment(2.0, 4.0, 0.75),), True, None)
     with pytest.raises(ValueError, match=r"a mask of shape \(2,\)"):

@@ -24,7 +24,7 @@ def test_every_rule_has_its_function() -> None:
 
 class TestRules:
     # 3 frames of 10/3 s with centres at 5/3, 5 and 25/3 s; clip centres at 1, 3, 5, 7, 9 s.
-    GRID = FrameGrid(10, 3)
+    GRID = FrameGrid.middle(10, 3)
     VALUES = np.array([0.0, 3.0, 9.0])
 
     def test_linear_by_hand(self) -> None:
@@ -39,18 +39,18 @@ class TestRules:
         np.testing.assert_allclose(box_to_clips(self.VALUES, self.GRID), [0, 1, 3, (3 * 2 + 9 * 4) / 6, 9])
 
     def test_a_centre_on_an_edge_belongs_to_the_later_frame(self) -> None:
-        assert nearest_to_clips(np.arange(4.0), FrameGrid(4, 4)).tolist() == [1.0, 3.0]
+        assert nearest_to_clips(np.arange(4.0), FrameGrid.middle(4, 4)).tolist() == [1.0, 3.0]
 
     @pytest.mark.parametrize("rule", SALIENCY_RULES)
     def test_a_video_shorter_than_a_clip_has_one(self, rule: str) -> None:
-        assert TO_CLIPS[rule](np.array([0.25, 0.75]), FrameGrid(1, 2))[0] in (0.5, 0.75)
+        assert TO_CLIPS[rule](np.array([0.25, 0.75]), FrameGrid.middle(1, 2))[0] in (0.5, 0.75)
 
     def test_box_counts_only_what_the_video_covers(self) -> None:
-        assert box_to_clips(np.array([0.25, 0.75]), FrameGrid(1, 2)).tolist() == [0.5]
+        assert box_to_clips(np.array([0.25, 0.75]), FrameGrid.middle(1, 2)).tolist() == [0.5]
 
     def test_a_frame_that_covers_three_clips_ties_them_exactly_in_box_and_nearest_only(self) -> None:
         values = np.random.default_rng(0).random(25)
-        grid = FrameGrid(150, 25)
+        grid = FrameGrid.middle(150, 25)
         for rule in ("box", "nearest"):
             np.testing.assert_array_equal(TO_CLIPS[rule](values, grid), np.repeat(values, 3))
         assert len(set(TO_CLIPS["linear"](values, grid)[1:-1])) == 73
@@ -65,7 +65,7 @@ class TestRules:
     def test_one_value_per_clip_between_the_extremes(
         self, values: np.ndarray, seconds: float, kind: str, rule: str
     ) -> None:
-        clips = TO_CLIPS[rule](values, FrameGrid(seconds, len(values), kind))
+        clips = TO_CLIPS[rule](values, getattr(FrameGrid, kind)(seconds, len(values)))
         assert clips.shape == (num_clips(seconds),)
         assert clips.dtype == np.float64
         assert (clips >= values.min() - 1e-12).all()
@@ -73,7 +73,7 @@ class TestRules:
 
 
 class TestValues:
-    GRID = FrameGrid(8, 4)
+    GRID = FrameGrid.middle(8, 4)
 
     @PROPERTY
     @given(log_odds=npst.arrays(np.float64, 4, elements=st.floats(-30, 30)))
@@ -103,7 +103,7 @@ class TestValues:
 
 
 def test_a_day_in_many_frames_is_averaged_in_parts() -> None:
-    grid = FrameGrid(duration_seconds=86_400, num_frames=2_000)
+    grid = FrameGrid.middle(duration_seconds=86_400, num_frames=2_000)
     values = np.random.default_rng(0).random(2_000)
     tracemalloc.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from hf_frameseg.intervals import temporal_iou
 from hf_frameseg.metrics import evaluate_per_query
-from hf_frameseg.moments import FrameGrid, Moment, mask_to_moments, moments_to_mask, temporal_iou
+from hf_frameseg.moments import FrameGrid, Moment, mask_to_moments, moments_to_mask
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import probs_of, propose_moments
 from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
 from hf_frameseg.proposals.windows import DECODERS, FrameScores, known_log_odds, local_soft_iou, snap
 
 PROPERTY = settings(deadline=None, derandomize=True)
-GRID = FrameGrid(12, 6)  # windows of 2 s
-SMALL = FrameGrid(6, 3)
+GRID = FrameGrid.middle(12, 6)  # windows of 2 s
+SMALL = FrameGrid.middle(6, 3)
 
 
 def listed(mask: list[int], probs: list[float], grid: FrameGrid, options: ProposalSettings) -> list[tuple[float, ...]]:
@@ -36,10 +38,9 @@ def queries(draw: st.DrawFn, max_frames: int = 12) -> tuple[np.ndarray, np.ndarr
     frames = draw(st.integers(1, max_frames))
     values = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
     duration = draw(st.one_of(st.just(2.0 * frames), st.floats(0.5, 400)))
-    kind = draw(st.sampled_from(["middle", "uniform"]))
-    phase = draw(st.sampled_from([0.0, 0.25])) if kind == "middle" else 0.0
+    make = draw(st.sampled_from([FrameGrid.middle, FrameGrid.uniform, partial(FrameGrid.phase, phase=0.25)]))
     mask = draw(npst.arrays(bool, frames))
-    return mask, draw(npst.arrays(np.float64, frames, elements=values)), FrameGrid(duration, frames, kind, phase)
+    return mask, draw(npst.arrays(np.float64, frames, elements=values)), make(duration, frames)
 
 
 any_settings = st.builds(
@@ -185,7 +186,7 @@ class TestSoftIou:
         self, eighths: list[int], seconds: float, context: float, limit: float
     ) -> None:
         frames, probs = len(eighths), [Fraction(n, 8) for n in eighths]
-        edges = FrameGrid(seconds, frames).edges_seconds.tolist()
+        edges = FrameGrid.middle(seconds, frames).edges.tolist()
         candidates = []
         for first in range(frames):
             for stop in range(first + 1, frames + 1):
@@ -198,7 +199,7 @@ class TestSoftIou:
             if all(temporal_iou([one[1:]], [other[1:]])[0, 0] <= limit for other in kept):
                 kept.append(one)
         options = ProposalSettings("soft-iou", context=context, soft_iou_nms_iou=limit)
-        found = listed([1] * frames, [float(p) for p in probs], FrameGrid(seconds, frames), options)
+        found = listed([1] * frames, [float(p) for p in probs], FrameGrid.middle(seconds, frames), options)
         assert found == [(start, end, pytest.approx(float(score), abs=1e-11)) for score, start, end in kept[:10]]
 
     def test_tiny_probabilities_are_ranked_like_others(self) -> None:
@@ -221,7 +222,7 @@ class TestRunsAndFill:
         assert found == [(2, 4, 1), (0, 6, 0), (4, 6, -1), (0, 2, -2)]
 
     def test_enough_runs_are_left_alone(self) -> None:
-        mask, probs, grid = [1, 0] * 11 + [1], np.linspace(0, 1, 23), FrameGrid(46, 23)
+        mask, probs, grid = [1, 0] * 11 + [1], np.linspace(0, 1, 23), FrameGrid.middle(46, 23)
         for count in (1, 3, 10):
             filled, paper = (
                 propose_moments(mask, probs, grid, ProposalSettings(name, max_moments=count))
@@ -303,11 +304,15 @@ class TestSnap:
         mask = np.zeros(25, dtype=int)
         mask[[1, 24]] = 1
         options = ProposalSettings("runs", snap_seconds=2.0, ranking="time")
-        assert listed(mask, np.full(25, 0.5), FrameGrid(138, 25), options) == [(6, 12, 1), (132, 138, 1)]
-        assert listed(mask, np.full(25, 0.5), FrameGrid(137, 25), options)[1] == (132, 137, 1)  # 131.52, and the end
+        assert listed(mask, np.full(25, 0.5), FrameGrid.middle(138, 25), options) == [(6, 12, 1), (132, 138, 1)]
+        assert listed(mask, np.full(25, 0.5), FrameGrid.middle(137, 25), options)[1] == (
+            132,
+            137,
+            1,
+        )  # 131.52, and the end
 
     def test_a_window_that_collapses_becomes_its_cell(self) -> None:
-        grid = FrameGrid(6, 12)  # windows of half a second
+        grid = FrameGrid.middle(6, 12)  # windows of half a second
         for frame, cell in ((0, (0, 2)), (3, (0, 2)), (4, (2, 4)), (7, (2, 4)), (11, (4, 6))):
             mask = np.eye(12, dtype=int)[frame]
             found = listed(mask, np.full(12, 0.5), grid, ProposalSettings("runs", snap_seconds=2.0))
@@ -315,12 +320,15 @@ class TestSnap:
 
     def test_the_last_cell_ends_with_the_video(self) -> None:
         found = listed(
-            np.eye(10, dtype=int)[9], np.full(10, 0.5), FrameGrid(5, 10), ProposalSettings("runs", snap_seconds=2.0)
+            np.eye(10, dtype=int)[9],
+            np.full(10, 0.5),
+            FrameGrid.middle(5, 10),
+            ProposalSettings("runs", snap_seconds=2.0),
         )
         assert [window[:2] for window in found] == [(4, 5)]
 
     def test_windows_that_become_one_are_listed_once_with_the_better_score(self) -> None:
-        grid = FrameGrid(6, 12)
+        grid = FrameGrid.middle(6, 12)
         mask, probs = np.zeros(12, dtype=int), np.zeros(12)
         mask[[0, 2]], probs[[0, 2]] = 1, (0.6, 0.9)
         moments, _ = propose_moments(mask, probs, grid, ProposalSettings("runs", snap_seconds=2.0))
@@ -356,7 +364,7 @@ class TestAll:
 
     @pytest.mark.parametrize("decoder", sorted(DECODERS))
     def test_one_frame_is_the_whole_video(self, decoder: str) -> None:
-        moments, _ = propose_moments([1], [0.5], FrameGrid(150, 1), ProposalSettings(decoder))
+        moments, _ = propose_moments([1], [0.5], FrameGrid.middle(150, 1), ProposalSettings(decoder))
         assert [(m.start, m.end) for m in moments] == [(0.0, 150.0)]
 
     @pytest.mark.parametrize("decoder", sorted(DECODERS))
@@ -376,18 +384,18 @@ def test_decoders_that_compare_all_intervals_have_a_limit(decoder: str) -> None:
     probs = np.random.default_rng(0).random(2_000)
     tracemalloc.start()
     try:
-        moments, _ = propose_moments(probs > 0.999, probs, FrameGrid(7_200, 2_000), ProposalSettings(decoder))
+        moments, _ = propose_moments(probs > 0.999, probs, FrameGrid.middle(7_200, 2_000), ProposalSettings(decoder))
         assert len(moments) == 10
         assert tracemalloc.get_traced_memory()[1] < 500e6
     finally:
         tracemalloc.stop()
     many = np.full(2_001, 0.5)
     with pytest.raises(ValueError, match="take up to 2000 frames, got 2001; choose runs or threshold-ladder"):
-        propose_moments(many > 0.6, many, FrameGrid(7_200, 2_001), ProposalSettings(decoder))
+        propose_moments(many > 0.6, many, FrameGrid.middle(7_200, 2_001), ProposalSettings(decoder))
 
 
 @pytest.mark.parametrize("decoder", ["runs", "threshold-ladder"])
 def test_the_others_take_what_a_grid_takes(decoder: str) -> None:
     probs = np.random.default_rng(0).random(10_000)
-    moments, _ = propose_moments(probs > 0.5, probs, FrameGrid(7_200, 10_000), ProposalSettings(decoder))
+    moments, _ = propose_moments(probs > 0.5, probs, FrameGrid.middle(7_200, 10_000), ProposalSettings(decoder))
     assert len(moments) == 10

@@ -84,8 +84,8 @@ def refused(folder: Path, match: str) -> None:
 def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], int]:
     """Run `frameseg predict` on frames that need no video file."""
     frames = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
-    grid = FrameGrid(6.0, 3)
-    value = SimpleNamespace(frames=frames, times_seconds=grid.times_seconds, grid=grid)
+    grid = FrameGrid.middle(6.0, 3)
+    value = SimpleNamespace(frames=frames, times_seconds=grid.times, grid=grid)
     monkeypatch.setattr(inference, "read_frames", lambda *args, **kwargs: value)
     monkeypatch.setattr("hf_frameseg.video.read.probe_duration", lambda *args, **kwargs: 6.0)
     (tmp_path / "video.mp4").write_bytes(b"")

@@ -16,6 +16,7 @@ from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.prepared.frame_columns import grid_columns
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
 
@@ -75,10 +76,10 @@ def test_the_settings_reach_the_windows(rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_predictions_lie_on_the_grid_of_their_rows(rows: list[dict[str, Any]], as_dataset: bool) -> None:
-    rows = [row | {"grid_kind": "uniform", "grid_phase": 0.0} for row in rows]
+    rows = [row | grid_columns(FrameGrid.uniform(10, 5)) for row in rows]
     metrics = MomentRetrievalMetrics(Dataset.from_list(rows) if as_dataset else rows, PAPER_PROPOSALS)
     first = metrics.predictions(*decodes(QIDS))[0]
-    assert first.grid == FrameGrid(10, 5, "uniform")  # samples at 0, 2.5, 5, 7.5 and 10 s
+    assert first.grid == FrameGrid.uniform(10, 5)  # samples at 0, 2.5, 5, 7.5 and 10 s
     assert [(m.start, m.end) for m in first.moments] == [(0.0, 3.75)]
 
 
@@ -166,7 +167,7 @@ def test_whole_video(rows: list[dict[str, Any]], settings: ProposalSettings) -> 
 
 def test_a_submission_file_holds_floats_only(tmp_path: Path) -> None:
     prediction = FramePrediction(
-        grid=FrameGrid(4, 2),
+        grid=FrameGrid.middle(4, 2),
         mask=np.array([True, False]),
         probs=np.array([0.75, 0.25]),
         moments=(Moment(0, 2, 1),),
@@ -275,13 +276,14 @@ def test_made_up_ratings_give_no_highlight_scores_and_rows_keep_their_grid(rows:
 
     masks, logits, qids = decodes(QIDS)
     decoded = EvalPrediction(predictions=(masks, logits, qids), label_ids=masks)
-    made_up = [{**row, "saliency_source": "window", "grid_kind": "uniform", "grid_phase": 0.0} for row in rows]
+    uniform = FrameGrid.uniform(10, 5)
+    made_up = [{**row, "saliency_source": "window", **grid_columns(uniform)} for row in rows]
     for some in (made_up, Dataset.from_list(made_up)):
         metrics = MomentRetrievalMetrics(some, PAPER_PROPOSALS)
         scores = metrics(decoded)
         assert "R1@0.5" in scores
         assert not {"HL-mAP", "HIT@1"} & scores.keys()
-        assert metrics.predictions(masks, logits, qids)[0].grid.kind == "uniform"
+        assert metrics.predictions(masks, logits, qids)[0].grid == uniform
     assert "HIT@1" in MomentRetrievalMetrics([{**row, "saliency_source": "annotators"} for row in rows])(decoded)
 
 

@@ -33,7 +33,7 @@ BRIEF = {"brief": {"MR-full-mAP": 35.28}, "full": {"MR-R1": {"0.5": 1.0}}}
 
 
 def predictions(count: int = 2) -> list[FramePrediction]:
-    grid, logits = FrameGrid(duration_seconds=10, num_frames=5), [[0.0, 1.0], [0.0, 2.0], *[[0.0, -1.0]] * 3]
+    grid, logits = FrameGrid.middle(duration_seconds=10, num_frames=5), [[0.0, 1.0], [0.0, 2.0], *[[0.0, -1.0]] * 3]
     return [to_prediction([1, 1, 0, 0, 0], logits, grid, query="a dog", qid=qid, vid="v") for qid in range(count)]
 
 

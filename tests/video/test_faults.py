@@ -60,7 +60,7 @@ def test_a_picture_stays_on_display_while_packets_say_that_nothing_changed(fault
     result = read_or_refused(faults / "nvop.avi", reader, num_frames=25)
     if result is not None:
         found = [number_of(picture) for picture in result.frames[:, 1]]
-        shown = np.floor(result.grid.times_seconds * 25 / 3 + 1e-6) * 3  # one picture of three is coded
+        shown = np.floor(result.grid.times * 25 / 3 + 1e-6) * 3  # one picture of three is coded
         np.testing.assert_array_equal(found, np.minimum(shown, 498))
 
 
@@ -92,7 +92,7 @@ def test_exif_turns_the_pictures_of_a_camera(faults, reader):
 
 
 def test_a_damaged_picture_is_a_reported_failure(faults, reader):
-    path, grid = faults / "damaged.mp4", FrameGrid(20, 25)
+    path, grid = faults / "damaged.mp4", FrameGrid.middle(20, 25)
     line = (
         rf"^damaged\.mp4: could not be decoded by {reader}: 4 of 75 pictures \(5%\) are damaged, the first at 6\.680 s"
     )
@@ -108,12 +108,16 @@ def test_a_damaged_picture_is_a_reported_failure(faults, reader):
 
 
 def test_damage_counts_only_in_frames_that_are_read(faults, reader):
-    path, grid = faults / "damaged.mp4", FrameGrid(20, 25)
+    path, grid = faults / "damaged.mp4", FrameGrid.middle(20, 25)
     with pytest.raises(VideoReadError, match=r"of 25 pictures .* are damaged"):
         read_frames(path, grid, reader=reader)
     kept = read_variants(path, grid, reader=reader, damaged="keep")
     np.testing.assert_array_equal(read_frames(path, grid, reader=reader, damaged="keep").damaged, kept.damaged[:, 1])
-    wide = {"grid": FrameGrid(20, 5), "variant_offset_seconds": 1.0, "reader": reader}  # 5, 6 and 7 s in window 1
+    wide = {
+        "grid": FrameGrid.middle(20, 5),
+        "variant_offset_seconds": 1.0,
+        "reader": reader,
+    }  # 5, 6, 7 s in window 1
     with pytest.raises(VideoReadError, match=r"1 of 15 pictures \(7%\) are damaged"):
         read_variants(path, **wide)
     assert not read_frames(path, **wide).damaged.any()  # nobody looks at 7 s
@@ -129,16 +133,16 @@ def test_a_broken_packet_is_not_taken_for_one_that_nothing_refers_to(faults, tmp
     path = tmp_path / "broken.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoReadError, match="pictures .* are damaged"):
-        read_variants(path, FrameGrid(20, 25), reader="pyav")
+        read_variants(path, FrameGrid.middle(20, 25), reader="pyav")
 
 
 def test_times_count_from_the_earliest_stream(faults, reader):
     path = faults / "ghost.mp4"
     assert index_video(path).times_seconds[0] == pytest.approx(5.0)
     assert probe_duration(path) == pytest.approx(20.12, abs=0.01)
-    result = read_variants(path, FrameGrid(20, 25), reader=reader)
+    result = read_variants(path, FrameGrid.middle(20, 25), reader=reader)
     assert result.times_seconds[:6, 1].tolist() == [5.0] * 6  # the first picture stands for what is before
-    asked = np.maximum(result.grid.times_seconds, 5.0)
+    asked = np.maximum(result.grid.times, 5.0)
     assert (np.abs(asked - result.times_seconds[:, 1]) < 0.08).all()
     found = [[number_of(picture) for picture in window] for window in result.frames]
     np.testing.assert_array_equal(found, np.rint((result.times_seconds - 5.0) * 25) + 500)  # a cut from 20 s on

@@ -47,27 +47,27 @@ def numbers_of(frames, read_number):
 
 
 def test_the_grid_is_trusted_over_the_file(constant, read_number):
-    result = read_variants(constant, FrameGrid(2.0, 4))
+    result = read_variants(constant, FrameGrid.middle(2.0, 4))
     assert result.duration_seconds == pytest.approx(4.0)
     assert numbers_of(result.frames, read_number)[:, 1].tolist() == [7, 22, 37, 52]
-    assert result.grid == FrameGrid(2.0, 4)
+    assert result.grid == FrameGrid.middle(2.0, 4)
 
 
 def test_a_file_up_to_two_seconds_short_repeats_its_last_frame(constant, read_number):
-    result = read_variants(constant, FrameGrid(6.0, 6))
+    result = read_variants(constant, FrameGrid.middle(6.0, 6))
     assert numbers_of(result.frames, read_number)[-1].tolist() == [119, 119, 119]
     with pytest.raises(VideoReadError, match=r"lasts 4\.00 s, the annotations say 6\.5 s.*duration_tolerance_seconds"):
-        read_variants(constant, FrameGrid(6.5, 6))
-    assert read_variants(constant, FrameGrid(6.5, 6), duration_tolerance_seconds=3).frames.shape[0] == 6
+        read_variants(constant, FrameGrid.middle(6.5, 6))
+    assert read_variants(constant, FrameGrid.middle(6.5, 6), duration_tolerance_seconds=3).frames.shape[0] == 6
 
 
 @pytest.mark.parametrize(
     ("grid", "offset"),
     [
-        (FrameGrid(4, 4), {"variant_offset_frames": 5}),
-        (FrameGrid(4, 4), {"variant_offset_seconds": 0.3}),
-        (FrameGrid(4, 4, kind="uniform"), {}),
-        (FrameGrid(4, 4, phase=0.25), {}),
+        (FrameGrid.middle(4, 4), {"variant_offset_frames": 5}),
+        (FrameGrid.middle(4, 4), {"variant_offset_seconds": 0.3}),
+        (FrameGrid.uniform(4, 4), {}),
+        (FrameGrid.phase(4, 4, 0.25), {}),
     ],
 )
 def test_grids_and_offsets_are_passed_on(constant, read_number, grid, offset):
@@ -80,7 +80,7 @@ def test_a_download_that_broke_off_is_refused(tmp_path, write_video, reader):
     path = write_video(tmp_path / "cut.mp4", **_RATE_30, container_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])  # the header still claims 4 s
     with pytest.raises(VideoReadError, match="could not be decoded|annotations say 4 s"):
-        read_variants(path, FrameGrid(4, 4), reader=reader, duration_tolerance_seconds=0.5)
+        read_variants(path, FrameGrid.middle(4, 4), reader=reader, duration_tolerance_seconds=0.5)
 
 
 def test_only_the_distinct_chosen_frames_are_decoded(constant, monkeypatch):
@@ -92,7 +92,7 @@ def test_only_the_distinct_chosen_frames_are_decoded(constant, monkeypatch):
 
     monkeypatch.setitem(READERS, "pyav", spy)
     read_variants(constant, num_frames=4, timeout_seconds=None)
-    assert asked == sorted(set(np.ravel(select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid(4, 4))).tolist()))
+    assert asked == sorted(set(np.ravel(select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid.middle(4, 4))).tolist()))
 
 
 @pytest.mark.parametrize("kind", ["middle", "uniform"])
@@ -104,7 +104,7 @@ def test_one_frame_a_window_is_a_third_of_the_work_and_the_same_middle_picture(c
         return READERS["decord"](index, positions)
 
     monkeypatch.setitem(READERS, "pyav", spy)
-    grid = FrameGrid(4, 6, kind=kind)
+    grid = getattr(FrameGrid, kind)(4, 6)
     one, three = (read(constant, grid, timeout_seconds=None, frame_size=16) for read in (read_frames, read_variants))
     ends = 1 if kind == "uniform" else 0  # at the start and the end of the video, variants fall together
     assert asked == [6, 3 * 6 - 2 * ends]
@@ -441,7 +441,7 @@ def test_descriptions_that_are_no_text_are_ignored(tmp_path, constant):
         ({"frame_size": (3, 4, 5)}, "frame_size"),
         ({"num_frames": 10**9}, "num_frames to be a whole number of at least 1 and at most 10000, got 1000000000"),
         ({"damaged": "ignore"}, r"damaged to be one of \['raise', 'keep'\], got 'ignore'"),
-        ({"grid": FrameGrid(4, 4), "num_frames": 5}, "num_frames = 4 of the grid, got 5"),
+        ({"grid": FrameGrid.middle(4, 4), "num_frames": 5}, "num_frames = 4 of the grid, got 5"),
         ({"duration_tolerance_seconds": -1}, "duration_tolerance_seconds of at least 0"),
         ({"variant_offset_seconds": -1}, "variant_offset_seconds"),
         *(({"timeout_seconds": value}, "timeout_seconds above 0") for value in (0, -1, float("nan"), float("inf"))),

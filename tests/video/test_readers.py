@@ -119,7 +119,7 @@ def times_of(case):
 def test_the_pictures_are_the_frames_shown_at_the_chosen_times(numbered, read_number, name, reader, num_frames):
     case = CASES[name]
     result = read_variants(numbered(name), num_frames=num_frames, reader=reader)
-    expected = select_frames(times_of(case), FrameGrid(result.duration_seconds, num_frames))
+    expected = select_frames(times_of(case), FrameGrid.middle(result.duration_seconds, num_frames))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
     np.testing.assert_allclose(result.times_seconds, times_of(case)[expected], rtol=0, atol=1e-6)
     assert result.frames.shape == (num_frames, 3, *case.get("size", (64, 80)), 3)
@@ -132,7 +132,7 @@ def test_frames_with_the_time_stamps_of_others_are_counted(tmp_path, numbered, r
     path = without_composition_offsets(tmp_path / "decoding_times.mp4", numbered("b_frames.mp4"))
     assert index_video(path).by_count
     result = read_variants(path, num_frames=40, reader=reader)
-    expected = select_frames(times_of(CASES["b_frames.mp4"]), FrameGrid(result.duration_seconds, 40))
+    expected = select_frames(times_of(CASES["b_frames.mp4"]), FrameGrid.middle(result.duration_seconds, 40))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_starts_in_the_middle_gives_no_other_frames(tmp_path, number
     message = "starts in the middle, cut it at a key frame" if reader == "pyav" else path.name
     with pytest.raises(VideoReadError, match=message):
         read_variants(path, num_frames=40, reader=reader)
-    late = FrameGrid(4.0, 1, phase=0.4)  # one frame at 3.6 s, which is there
+    late = FrameGrid.phase(4.0, 1, 0.4)  # one frame at 3.6 s, which is there
     try:
         result = read_variants(path, late, reader=reader)
     except VideoReadError:
@@ -182,7 +182,7 @@ def test_where_a_library_fails_it_is_refused_and_never_returns_other_frames(numb
         except VideoReadError as error:
             refused = str(error)
         else:
-            expected = select_frames(times_of(case), FrameGrid(result.duration_seconds, num_frames))
+            expected = select_frames(times_of(case), FrameGrid.middle(result.duration_seconds, num_frames))
             assert result.frames.shape[2:] == (*case.get("size", (64, 80)), 3)
             if name != "one_pixel.mkv":
                 np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
@@ -205,7 +205,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, numbered, read
                 target.mux(packet)
     result = read_variants(path, num_frames=6, reader=reader)
     assert result.duration_seconds == pytest.approx(3.0)
-    expected = 30 + select_frames(np.arange(90) / 30, FrameGrid(3, 6))
+    expected = 30 + select_frames(np.arange(90) / 30, FrameGrid.middle(3, 6))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
 
 
@@ -225,7 +225,7 @@ def test_every_reader_takes_the_same_of_two_streams(tmp_path, numbered, read_num
                     target.mux(packet)
     result = read_variants(path, num_frames=6, reader=reader)
     assert result.frames.shape[2:4] == CASES[names[index_video(path).stream_index]]["size"]
-    expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid(4, 6))
+    expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid.middle(4, 6))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
 
 
@@ -255,7 +255,7 @@ def test_stored_rotation_is_applied(tmp_path, write_video, read_number, reader, 
     path = write_video(tmp_path / "turned.mp4", **_RATE_30, size=size, quarter_turns=quarter_turns)
     result = read_variants(with_matrix(path, TURNS[quarter_turns]), num_frames=5, reader=reader)
     assert result.frames.shape[2:4] == size
-    expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid(4, 5))
+    expected = select_frames(np.arange(NUM_SOURCE) / 30, FrameGrid.middle(4, 5))
     np.testing.assert_array_equal(numbers_of(result.frames, read_number), expected)
 
 

@@ -595,7 +595,7 @@ def _against_truth(case: Case, path: Path, result: VideoFrames) -> list[str]:
         elif abs(time - times[position]) > slack + 2e-3:
             problems.append(f"frame {position} at {time:.3f}, not {times[position]:.3f}")
         elif j == 1:
-            asked = result.grid.times_seconds[i]
+            asked = result.grid.times[i]
             after = times[position + 1] if position + 1 < len(times) else np.inf
             if not hides and not (times[position] - slack - 2e-3 <= max(asked, times[0]) <= after + slack + 2e-3):
                 problems.append(f"frame {position} for {asked:.3f}, shown {times[position]:.3f}-{after:.3f}")

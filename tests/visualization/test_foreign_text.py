@@ -34,7 +34,9 @@ FOREIGN = {
 
 def qualitative(text: str) -> Figure:
     probs = np.array([0.1, 0.9])
-    return qualitative_figure(FramePrediction(FrameGrid(8, 2), probs > 0.5, probs, (), probs, query=text, vid=text))
+    return qualitative_figure(
+        FramePrediction(FrameGrid.middle(8, 2), probs > 0.5, probs, (), probs, query=text, vid=text)
+    )
 
 
 def comparison(text: str) -> Figure:

@@ -17,8 +17,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from hf_frameseg.moments import FrameGrid, Moment, interpolate_to_clips, mask_to_moments, moments_to_mask
+from hf_frameseg.moments import FrameGrid, Moment, mask_to_moments, moments_to_mask
 from hf_frameseg.predictions import FramePrediction
+from hf_frameseg.proposals import interpolate_to_clips
 from hf_frameseg.visualization import qualitative_figure
 from hf_frameseg.visualization._style import BLUE, ORANGE, PALE_BLUE
 from hf_frameseg.visualization._timeline import PLOT_WIDTH
@@ -30,7 +31,7 @@ def predict(
     duration_seconds: float = 150.0, num_frames: int = 25, found: Sequence[Moment] = (Moment(30, 60),), query: str = ""
 ) -> FramePrediction:
     """Return a prediction that found the given moments, the first one best."""
-    grid = FrameGrid(duration_seconds, num_frames)
+    grid = FrameGrid.middle(duration_seconds, num_frames)
     mask = moments_to_mask(found, grid)
     probs = np.where(mask, 0.9, 0.1) + 0.05 * np.cos(np.arange(num_frames))
     moments = sorted(mask_to_moments(mask, grid, probs), key=lambda moment: -moment.score)

@@ -8,7 +8,7 @@ so `hf_frameseg.metrics` does not import this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,18 @@ from hf_frameseg.metrics.highlight import MIN_RATINGS, highlight_average_precisi
 from hf_frameseg.metrics.retrieval import LENGTH_RANGES_SECONDS
 from hf_frameseg.metrics.submission import evaluate_submission
 from hf_frameseg.metrics.summary import HEADLINE_COLUMNS
-from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, interpolate_to_clips, mask_to_spans
-from hf_frameseg.targets import frame_mask, graded_frame_targets
+from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, Moment, mask_to_moments, moments_to_mask
+from hf_frameseg.proposals.saliency import TO_CLIPS
+from hf_frameseg.targets import frame_mask, graded_frame_targets, saliency_threshold
 
 LISTINGS: tuple[str, ...] = ("by_time", "by_rating")
 """Orders in which a mask's runs are listed: as they come with score 1, or best mean rating first."""
 
 MAX_FRAMES = 10_000
 """Frames per video that an audit accepts; it holds the masks of all queries at once."""
+
+SALIENCY_WAYS = ("linear", "nearest")
+"""Rules of `proposals.saliency` by which ideal frame curves are brought to clips."""
 
 _HIGHLIGHT_COLUMNS = ("HL-mAP", "HIT@1")
 _WINDOW_COLUMNS = tuple(column for column in HEADLINE_COLUMNS if column not in _HIGHLIGHT_COLUMNS)
@@ -80,7 +84,7 @@ def audit_report(
     if max(num_frames) > MAX_FRAMES:
         raise ValueError(f"expected up to {MAX_FRAMES} frames per video, got {max(num_frames)}; ask for fewer")
     for rule in label_rules:
-        frame_mask([], FrameGrid(CLIP_SECONDS, 1), rule, saliency=[0.0])  # a wrong rule is reported before the work
+        saliency_threshold(rule)  # a wrong rule is reported before the work
     queries = read_queries(annotations)
     if queries[0].mean_rating is None and set(label_rules) != {"window"}:
         raise ValueError(
@@ -88,7 +92,7 @@ def audit_report(
             "leave the saliency rule out"
         )
     exact = [{"qid": query.qid, "pred_relevant_windows": _with_score(query.windows)} for query in queries]
-    grids = {frames: [FrameGrid(query.duration_seconds, frames) for query in queries] for frames in num_frames}
+    grids = {frames: [FrameGrid.middle(query.duration_seconds, frames) for query in queries] for frames in num_frames}
     graded = {frames: _graded_highlights(queries, grids[frames]) for frames in num_frames}
     return {
         "annotations": statistics_of(queries),
@@ -187,20 +191,17 @@ def _listing(queries: Sequence[AuditQuery], masks: Sequence[_Mask], listing: str
 
 def _runs(mask: _Mask, by_rating: bool) -> dict[str, Any]:
     """Turn the mask's runs into a submission row; the score of a run is the mean rating of the clips it touches."""
-    # Index times T/F as the paper has it, not `edges_seconds`: the last bit decides whether an IoU of exactly 0.7 is a
-    # hit (qid 2372 of the QVHighlights test split at F=25), and the recorded ceilings count it.
-    step = mask.grid.window_seconds
     windows = []
-    for first, last in mask_to_spans(mask.values):
-        start, end = first * step, last * step
-        windows.append([start, end, _mean_rating_in(mask.query.mean_rating, start, end) if by_rating else 1.0])
+    for moment in mask_to_moments(mask.values, mask.grid):
+        score = _mean_rating_in(mask.query.mean_rating, moment) if by_rating else moment.score
+        windows.append([moment.start, moment.end, score])
     return {"qid": mask.query.qid, "pred_relevant_windows": sorted(windows, key=lambda window: -window[2])}
 
 
-def _mean_rating_in(ratings: NDArray[np.float64], start: float, end: float) -> float:
-    """Average the clips that a window touches; the incomplete clip at the end of a video counts as the last one."""
-    first = min(int(start // CLIP_SECONDS), len(ratings) - 1)
-    return float(ratings[first : max(first + 1, int(np.ceil(end / CLIP_SECONDS)))].mean())
+def _mean_rating_in(ratings: NDArray[np.float64], moment: Moment) -> float:
+    """Average the clips that a moment touches; the incomplete clip at the end of a video counts as the last one."""
+    first = min(int(moment.start // CLIP_SECONDS), len(ratings) - 1)
+    return float(ratings[first : max(first + 1, int(np.ceil(moment.end / CLIP_SECONDS)))].mean())
 
 
 def _window_scores(queries: Sequence[AuditQuery], submission: Sequence[Mapping[str, Any]]) -> tuple[Scores, Scores]:
@@ -237,14 +238,10 @@ def _highlights(
     queries: Sequence[AuditQuery], grids: Sequence[FrameGrid], curves: Sequence[NDArray[np.float64]]
 ) -> dict[str, Scores]:
     """Score one value per frame as saliency, brought to clips in two ways."""
-    ways: dict[str, Callable[[NDArray[np.float64], FrameGrid, int], NDArray[np.float64]]]
-    ways = {"linear": _linear, "nearest": _nearest}
     ratings, minimum = [query.ratings for query in queries], [MIN_RATINGS["VeryGood"]]
     result = {}
-    for way, to_clips in ways.items():
-        saliency = [
-            to_clips(curve, grid, len(clips)) for curve, grid, clips in zip(curves, grids, ratings, strict=True)
-        ]
+    for way in SALIENCY_WAYS:
+        saliency = [TO_CLIPS[way](curve, grid) for curve, grid in zip(curves, grids, strict=True)]
         result[way] = {
             "HL-mAP": percent(highlight_average_precision(saliency, ratings, minimum).mean()),
             "HIT@1": percent(highlight_hits(saliency, ratings, minimum).mean()),
@@ -252,20 +249,6 @@ def _highlights(
     return result
 
 
-def _linear(values: NDArray[np.float64], grid: FrameGrid, num_clips: int) -> NDArray[np.float64]:
-    """Interpolate between frame centres, as the package does for predictions."""
-    return interpolate_to_clips(values, grid)[:num_clips]
-
-
-def _nearest(values: NDArray[np.float64], grid: FrameGrid, num_clips: int) -> NDArray[np.float64]:
-    """Take the frame whose window holds the clip's centre."""
-    times_seconds = CLIP_SECONDS * (np.arange(num_clips) + 0.5)
-    frames = np.floor(times_seconds / grid.duration_seconds * len(values)).astype(np.int64)
-    return values[np.minimum(frames, len(values) - 1)]
-
-
 def _windows_without_frame(mask: _Mask) -> int:
     """Count the ground-truth windows that hold no frame centre, so no mask can show them."""
-    centers, windows = mask.grid.times_seconds, mask.query.windows
-    held = (windows[:, :1] <= centers) & (centers < windows[:, 1:])
-    return int((~held.any(axis=1)).sum())
+    return sum(not moments_to_mask([Moment(*window)], mask.grid).any() for window in mask.query.windows)

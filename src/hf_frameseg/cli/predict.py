@@ -171,7 +171,7 @@ def describe(prediction: FramePrediction) -> str:
         >>> import numpy as np
         >>> from hf_frameseg.moments import FrameGrid, Moment
         >>> from hf_frameseg.predictions import FramePrediction
-        >>> grid = FrameGrid(duration_seconds=8.0, num_frames=4)
+        >>> grid = FrameGrid.middle(duration_seconds=8.0, num_frames=4)
         >>> mask, probs = np.array([False, True, True, False]), np.array([0.0, 1.0, 0.7, 0.2])
         >>> print(describe(FramePrediction(grid, mask, probs, (Moment(2.0, 6.0, 0.85),), probs, query="a red circle")))
         a red circle

@@ -20,8 +20,8 @@ Columns of a row (one row per query, in the order of the annotations):
 | `frame_shape` | list of int64 | `[F, 3, H, W, 3]` |
 | `frame_times_seconds` | F x 3 float64 | when each picture is shown in the file |
 | `frames_missing` | bool | the video could not be read: the frames are black and stand for nothing |
-| `grid_kind` | string | the frame grid, see `FrameGrid` |
-| `grid_phase` | float64 | the frame grid, see `FrameGrid` |
+| `grid_times` | F float64 | `times` of the `FrameGrid`: when each frame is to be shown |
+| `grid_edges` | F + 1 float64 | its `edges`: the windows that the frames stand for |
 | `relevant_windows` | list of `[start, end]` | seconds |
 | `relevant_clip_ids` | list of int64 | 2-second clips inside the windows |
 | `saliency_scores` | list of three int64 | annotators' ratings 0 to 4 of each relevant clip (float64 if scaled) |
@@ -58,6 +58,7 @@ from hf_frameseg.prepared.cache import (
 )
 from hf_frameseg.prepared.config import FrameDatasetConfig, digest
 from hf_frameseg.prepared.failures import FAILURES_FILE, Failure, failure_line, read_failures, write_failures
+from hf_frameseg.prepared.frame_columns import grid_columns
 from hf_frameseg.prepared.jobs import VideoJob, prepare_columns, run_jobs
 from hf_frameseg.prepared.manifest import find_damage, write_manifest
 from hf_frameseg.prepared.one_video import blank_columns
@@ -135,8 +136,8 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             "frame_shape": datasets.List(integers),
             "frame_times_seconds": datasets.List(datasets.List(floats)),
             "frames_missing": datasets.Value("bool"),
-            "grid_kind": text,
-            "grid_phase": floats,
+            "grid_times": datasets.List(floats),
+            "grid_edges": datasets.List(floats),
             "relevant_windows": datasets.List(datasets.List(floats)),
             "relevant_clip_ids": datasets.List(integers),
             "saliency_scores": datasets.List(datasets.List(ratings)),
@@ -314,7 +315,6 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, once: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the rows of a split in the order of its annotations; `once`: only the first of a video has frames."""
-        grid = {"grid_kind": self.config.frames.grid_kind, "grid_phase": float(self.config.frames.grid_phase)}
         known: dict[Video, dict[str, Any] | None] = {}
         for row in self.config.annotations(split):
             video = _video(row)
@@ -328,6 +328,7 @@ class FrameDatasetBuilder(datasets.GeneratorBasedBuilder):
             if columns is None:
                 continue
             query = {name: row[name] for name in ("qid", "query", "vid")} | {"duration_seconds": video[1]}
+            grid = grid_columns(self.config.frames.grid(video[1]))
             labels = {name: row[name] for name in LABELS}
             source = {"saliency_source": row.get("saliency_source", ANNOTATED_SALIENCY)}
             yield row["qid"], {**query, **columns, **grid, **labels, **source}

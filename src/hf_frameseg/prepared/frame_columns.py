@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_frameseg._text import printable
+from hf_frameseg.moments import FrameGrid
 from hf_frameseg.video.file import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
 from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
 
@@ -205,3 +206,15 @@ def _from_jpeg(encoded: bytes, picture: NDArray[np.uint8]) -> None:
         raise ValueError(f"it has {size[0]} x {size[1]}")
     # The fast transform and the fast chroma would save 5 % and be off by up to 40 grey levels.
     simplejpeg.decode_jpeg(encoded, colorspace="RGB", fastdct=False, fastupsample=False, buffer=picture)
+
+
+def grid_columns(grid: FrameGrid) -> dict[str, list[float]]:
+    """Return the columns of a row that hold the frame grid.
+
+    Args:
+        grid: The grid that the row's frames were sampled on.
+
+    Returns:
+        `grid_times` (F numbers) and `grid_edges` (F + 1 numbers).
+    """
+    return {"grid_times": grid.times.tolist(), "grid_edges": grid.edges.tolist()}

@@ -12,7 +12,7 @@ from hf_frameseg.video.read import read_variants
 from hf_frameseg.video.sampling import VARIANTS
 from hf_frameseg.video.settings import FrameSettings
 
-FORMAT_VERSION = "4.0.0"
+FORMAT_VERSION = "5.0.0"
 """Raise it whenever the content of the cache changes for the same input; old caches are then not used."""
 
 BLANK_SIDE = 64
@@ -59,6 +59,6 @@ def blank_columns(duration_seconds: float, frames: FrameSettings, frame_format: 
         The columns of `prepare_video` but `file_seconds`, with the grid's own times and `frames_missing` True.
     """
     shape = (frames.num_frames, len(VARIANTS), *(frames.known_size or (BLANK_SIDE, BLANK_SIDE)), 3)
-    times = np.repeat(frames.grid(duration_seconds).times_seconds[:, None], len(VARIANTS), axis=1)
+    times = np.repeat(frames.grid(duration_seconds).times[:, None], len(VARIANTS), axis=1)
     columns = encode_frames(np.zeros(shape, dtype=np.uint8), frame_format)
     return {**columns, "frame_times_seconds": times.tolist(), "frames_missing": True}

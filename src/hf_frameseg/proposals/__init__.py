@@ -7,6 +7,7 @@ _MODULE_OF = {
     "PAPER_PROPOSALS": "settings",
     "SCORING_PROPOSALS": "settings",
     "ProposalSettings": "settings",
+    "interpolate_to_clips": "saliency",
     "propose_moments": "prediction",
     "rank_runs": "prediction",
     "redecode": "prediction",

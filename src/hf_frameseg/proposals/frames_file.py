@@ -8,11 +8,11 @@ JSON lines in UTF-8, one query each:
 |--|--|
 | `qid` | whole number or text, once per file |
 | `vid`, `query` | as in the annotations |
-| `duration_seconds` | length of the video, above 0 |
+| `duration_seconds` | length of the video, or of the part of it that the grid covers, above 0 |
 | `mask` | the decoded digits, one per frame |
 | `log_odds` | `logit_1 - logit_0` of each frame along the chosen beam, unrounded |
 | `probs` | foreground probabilities in [0, 1], for who has kept nothing else; instead of `log_odds` |
-| `grid_kind`, `grid_phase` | `kind` and `phase` of the `FrameGrid`; left out for the paper's, middle of equal windows |
+| `grid_times`, `grid_edges` | `times` and `edges` of the `FrameGrid`; left out for the paper's grid from 0 on |
 
 Python writes a float so that the same float is read back: what is rescored is what was decoded.
 """
@@ -37,10 +37,10 @@ from hf_frameseg.records import write_json_lines
 
 REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
 VALUE_KEYS = ("log_odds", "probs")
-GRID_KEYS = ("grid_kind", "grid_phase")
+GRID_KEYS = ("grid_times", "grid_edges")
 
 MAX_LINE_BYTES = 1_000_000
-"""Longest line of a frames file; 10,000 frames take a quarter of it."""
+"""Longest line of a frames file; 10,000 frames on a grid of their own take two thirds of it."""
 
 
 class FramesFileError(ValueError):
@@ -122,8 +122,8 @@ def _to_row(prediction: FramePrediction) -> dict[str, Any]:
         "duration_seconds": grid.duration_seconds,
         "mask": "".join("01"[int(value)] for value in prediction.mask),
     }
-    if (grid.kind, grid.phase) != ("middle", 0.0):
-        row |= {"grid_kind": grid.kind, "grid_phase": grid.phase}
+    if grid != FrameGrid.middle(grid.duration_seconds, grid.num_frames):
+        row |= {"grid_times": grid.times.tolist(), "grid_edges": grid.edges.tolist()}
     if prediction.log_odds is not None:
         return {**row, "log_odds": prediction.log_odds.tolist()}
     return {**row, "probs": prediction.probs.tolist()}
@@ -179,22 +179,38 @@ def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
 
 def _grid(row: Mapping[str, Any], num_frames: int) -> FrameGrid:
     """Return the frame windows of a line."""
-    duration, phase = row["duration_seconds"], row.get("grid_phase", 0.0)
-    for name, value in (("duration_seconds", duration), ("grid_phase", phase)):
-        if not is_number(value):
-            raise ValueError(f"expected {name} to be a finite number, got {value!r:.80}")
-    return FrameGrid(duration, num_frames, row.get("grid_kind", "middle"), phase)
+    duration = row["duration_seconds"]
+    if not is_number(duration):
+        raise ValueError(f"expected duration_seconds to be a finite number, got {duration!r:.80}")
+    if not row.keys() & set(GRID_KEYS):
+        return FrameGrid.middle(duration, num_frames)
+    if missing := [key for key in GRID_KEYS if key not in row]:
+        raise ValueError(f"expected {' and '.join(GRID_KEYS)} or neither, got no {missing[0]}; write both")
+    times = _numbers("grid_times", row["grid_times"], num_frames, "one per digit of mask")
+    edges = _numbers("grid_edges", row["grid_edges"], num_frames + 1, "one more than digits of mask")
+    grid = FrameGrid(times, edges)
+    if grid.duration_seconds != duration:
+        raise ValueError(
+            f"expected duration_seconds to be {grid.duration_seconds!r}, from the first to the last of grid_edges, got "
+            f"{duration!r:.80}"
+        )
+    return grid
+
+
+def _numbers(key: str, values: Any, count: int, which: str) -> NDArray[np.float64]:
+    """Return a list of finite numbers as an array."""
+    if not isinstance(values, list) or len(values) != count:
+        got = f"{len(values)}" if isinstance(values, list) else f"{values!r:.80}"
+        raise ValueError(f"expected {key} to be a list of {count} numbers, {which}, got {got}")
+    wrong = next((index for index, value in enumerate(values) if not is_number(value)), None)
+    if wrong is not None:
+        raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}")
+    return np.array(values, dtype=np.float64)
 
 
 def _values(key: str, values: Any, num_frames: int) -> NDArray[np.float64]:
     """Return one checked value per frame."""
-    if not isinstance(values, list) or len(values) != num_frames:
-        got = f"{len(values)}" if isinstance(values, list) else f"{values!r:.80}"
-        raise ValueError(f"expected {key} to be a list of {num_frames} numbers, one per digit of mask, got {got}")
-    wrong = next((index for index, value in enumerate(values) if not is_number(value)), None)
-    if wrong is not None:
-        raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}")
-    array = np.array(values, dtype=np.float64)
+    array = _numbers(key, values, num_frames, "one per digit of mask")
     if key == "probs" and not ((array >= 0) & (array <= 1)).all():
         frame = int(np.flatnonzero((array < 0) | (array > 1))[0])
         raise ValueError(f"expected probs in [0, 1], got {values[frame]!r} for frame {frame}; logits go into log_odds")

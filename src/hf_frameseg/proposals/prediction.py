@@ -40,7 +40,7 @@ def propose_moments(
         ValueError: If a shape is not (F,), or log-odds are asked for and cannot be had.
 
     Example:
-        >>> grid = FrameGrid(duration_seconds=8, num_frames=4)
+        >>> grid = FrameGrid.middle(duration_seconds=8, num_frames=4)
         >>> settings = ProposalSettings("runs+fill", max_moments=4)
         >>> moments, _ = propose_moments([1, 0, 1, 1], [0.5, 0.0, 1.0, 0.5], grid, settings)
         >>> [(moment.start, moment.end, moment.score) for moment in moments]
@@ -75,7 +75,7 @@ def rank_runs(
         ValueError: If `max_moments` or `empty` is out of range, or a shape is not (F,).
 
     Example:
-        >>> grid = FrameGrid(duration_seconds=8, num_frames=4)
+        >>> grid = FrameGrid.middle(duration_seconds=8, num_frames=4)
         >>> rank_runs([1, 0, 1, 1], [0.6, 0.1, 0.9, 0.7], grid)[0]
         (Moment(start=4.0, end=8.0, score=0.8), Moment(start=0.0, end=2.0, score=0.6))
         >>> rank_runs([0, 0, 0, 0], [0.1, 0.4, 0.2, 0.1], grid)
@@ -115,7 +115,7 @@ def to_prediction(
         ValueError: If a shape does not fit the grid or a logit is not finite.
 
     Example:
-        >>> grid = FrameGrid(duration_seconds=4, num_frames=2)
+        >>> grid = FrameGrid.middle(duration_seconds=4, num_frames=2)
         >>> prediction = to_prediction([False, True], [[0.0, 0.0], [0.0, 1.0]], grid, query="a dog")
         >>> prediction.probs.round(3).tolist(), prediction.saliency.round(3).tolist()
         ([0.5, 0.731], [0.5, 0.731])
@@ -160,7 +160,7 @@ def prediction_of(
         ValueError: If a shape is not (F,), or log-odds are asked for and cannot be had.
 
     Example:
-        >>> prediction = prediction_of([0, 1], [0.25, 0.75], FrameGrid(duration_seconds=4, num_frames=2))
+        >>> prediction = prediction_of([0, 1], [0.25, 0.75], FrameGrid.middle(duration_seconds=4, num_frames=2))
         >>> prediction.moments, prediction.saliency.tolist()
         ((Moment(start=2.0, end=4.0, score=0.75),), [0.25, 0.75])
     """
@@ -194,7 +194,7 @@ def redecode(prediction: FramePrediction, settings: ProposalSettings) -> FramePr
         ValueError: If log-odds are asked for, and the prediction has none and saturated probabilities.
 
     Example:
-        >>> prediction = to_prediction([1, 0], [[0.0, 2.0], [0.0, -2.0]], FrameGrid(8, 2))
+        >>> prediction = to_prediction([1, 0], [[0.0, 2.0], [0.0, -2.0]], FrameGrid.middle(8, 2))
         >>> [(moment.start, moment.end) for moment in redecode(prediction, ProposalSettings("runs+fill")).moments]
         [(0.0, 4.0), (0.0, 8.0), (4.0, 8.0)]
     """

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.moments import FrameGrid, mask_to_spans, temporal_iou
+from hf_frameseg.intervals import temporal_iou
+from hf_frameseg.moments import FrameGrid, mask_to_spans
 
 if TYPE_CHECKING:
     from hf_frameseg.proposals.settings import ProposalSettings
@@ -56,7 +57,7 @@ class FrameScores:
 
     def windows_seconds(self, spans: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the window of each span in seconds, shape (N, 2), none empty and all inside the video."""
-        edges = self.grid.edges_seconds
+        edges = self.grid.edges
         if self.snap_seconds is None:
             return edges[spans]
         step, end = self.snap_seconds, self.grid.duration_seconds
@@ -277,7 +278,7 @@ def _greedy(
     count: int,
 ) -> NDArray[np.int64]:
     """Choose up to `count` windows, best first, none above `max_iou` with a taken or a better one."""
-    # `moments.nms` compares all pairs: 8 million at 75 frames. Ten rows of them are enough here.
+    # `intervals.nms` compares all pairs: 8 million at 75 frames. Ten rows of them are enough here.
     free = (temporal_iou(taken, windows) <= max_iou).all(axis=0)
     order = np.argsort(-scores, kind="stable")
     chosen: list[int] = []

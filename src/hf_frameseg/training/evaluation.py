@@ -133,7 +133,7 @@ class MomentRetrievalMetrics:
             prediction_of(
                 [1],
                 [0.5],
-                FrameGrid(sample.duration_seconds, 1),
+                FrameGrid.middle(sample.duration_seconds, 1),
                 self.proposals,
                 log_odds=[0.0],
                 query=sample.query,

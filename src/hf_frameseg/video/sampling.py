@@ -62,24 +62,24 @@ def select_frames(
 
     Example:
         >>> import numpy as np
-        >>> select_frames(np.arange(80) / 10, FrameGrid(duration_seconds=8, num_frames=2)).tolist()
+        >>> select_frames(np.arange(80) / 10, FrameGrid.middle(duration_seconds=8, num_frames=2)).tolist()
         [[17, 20, 23], [57, 60, 63]]
-        >>> select_frames(np.arange(80) / 10, FrameGrid(8, 2), variant_offset_seconds=1.0).tolist()
+        >>> select_frames(np.arange(80) / 10, FrameGrid.middle(8, 2), variant_offset_seconds=1.0).tolist()
         [[10, 20, 30], [50, 60, 70]]
     """
     times = _as_times(presentation_times_seconds)
     check_variant_offset(variant_offset_frames, variant_offset_seconds)
     last = len(times) - 1
     # First frame that starts in [start, end), and the one before the first that starts at or after the end.
-    starts_seconds, ends_seconds = grid.windows_seconds.T
+    starts_seconds, ends_seconds = grid.windows.T
     first_own = np.searchsorted(times, starts_seconds - TIME_TOLERANCE_SECONDS, side="left")
     last_own = np.searchsorted(times, ends_seconds - TIME_TOLERANCE_SECONDS, side="left") - 1
-    middle = np.clip(np.minimum(_on_display(times, grid.times_seconds), last_own), 0, last)
+    middle = np.clip(np.minimum(_on_display(times, grid.times), last_own), 0, last)
     if variant_offset_seconds is None:
         left, right = middle - int(variant_offset_frames), middle + int(variant_offset_frames)
     else:
-        left = _on_display(times, grid.times_seconds - variant_offset_seconds)
-        right = _on_display(times, grid.times_seconds + variant_offset_seconds)
+        left = _on_display(times, grid.times - variant_offset_seconds)
+        right = _on_display(times, grid.times + variant_offset_seconds)
     # With less than one source frame per window the middle one started in an earlier window: it stands alone.
     left = np.clip(left, np.minimum(first_own, middle), middle)
     right = np.clip(right, middle, np.maximum(last_own, middle))

@@ -9,7 +9,7 @@ from typing import Any
 from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg._options import setting
 from hf_frameseg._text import short
-from hf_frameseg.moments import CLIP_SECONDS, GRID_KINDS, MAX_GRID_FRAMES, FrameGrid
+from hf_frameseg.moments import CLIP_SECONDS, MAX_GRID_FRAMES, FrameGrid
 from hf_frameseg.video.file import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
 from hf_frameseg.video.readers import reader_names
 from hf_frameseg.video.sampling import MAX_OFFSET_FRAMES, VARIANT_OFFSET_FRAMES, VARIANTS, check_variant_offset
@@ -22,6 +22,9 @@ MAX_TIMEOUT_SECONDS = 1e6
 
 MAX_FRAMES_BYTES = 4 * 2**30
 """Limit of what `read_frames` returns; only huge frames at native size get there."""
+
+GRID_KINDS = ("middle", "uniform")
+"""Where frames lie: in the middle of equal windows, or in equal steps from the very start to the very end."""
 
 DAMAGED = ("raise", "keep")
 """What to do about pictures that are known to be damaged."""
@@ -160,8 +163,10 @@ class FrameSettings:
         return replace(self, **choices)
 
     def grid(self, duration_seconds: float) -> FrameGrid:
-        """Return the frame grid of a video of this length."""
-        return FrameGrid(duration_seconds, self.num_frames, self.grid_kind, self.grid_phase)
+        """Return the frame grid of a video of this length; its `part` is that of a part of a longer one."""
+        if self.grid_kind == "uniform":
+            return FrameGrid.uniform(duration_seconds, self.num_frames)
+        return FrameGrid.phase(duration_seconds, self.num_frames, self.grid_phase)
 
     @property
     def known_size(self) -> tuple[int, int] | None:

@@ -68,7 +68,7 @@ class Strip:
         limits = axes.get_xlim(), axes.get_ylim()
         step = max(1, images.shape[2] // 480)  # matplotlib would keep a 4K frame whole for a 200 pixel thumbnail
         for place, frame in enumerate(self.shown):
-            x = _to_inches(self.grid.times_seconds[frame], self.grid) - self.thumb_width / 2
+            x = _to_inches(self.grid.times[frame], self.grid) - self.thumb_width / 2
             y = self.height - (place % self.rows) * (self.thumb_height + THUMB_GAP) - self.thumb_height
             size = (self.thumb_width, self.thumb_height)
             outline = _rounded(x, y, *size, edgecolor=BLUE if mask[frame] else FAINT)
@@ -79,7 +79,7 @@ class Strip:
             image.set_clip_path(outline)
             image.set(interpolation="bicubic")
         axes.set(xlim=limits[0], ylim=limits[1])  # imshow moved them
-        overhang = max(0, self.thumb_width / 2 - _to_inches(self.grid.times_seconds[self.shown[0]], self.grid))
+        overhang = max(0, self.thumb_width / 2 - _to_inches(self.grid.times[self.shown[0]], self.grid))
         _label_row(axes, (self.height + 0.12) / 2, "frames", x=-overhang - 0.15)
 
 
@@ -178,14 +178,15 @@ def draw_saliency(
     hit: bool | None,
 ) -> None:
     """Draw predicted probability and annotators' saliency over time, with a star on the best predicted clip."""
-    duration = prediction.grid.duration_seconds
+    grid = prediction.grid
+    start, end = grid.start_seconds, grid.end_seconds
     quiet_axes(axes)
-    axes.set(xlim=(0, duration), ylim=(0, 1.2), yticks=(0, 0.5, 1), yticklabels=("0", "0.5", "1"))
+    axes.set(xlim=(start, end), ylim=(0, 1.2), yticks=(0, 0.5, 1), yticklabels=("0", "0.5", "1"))
     axes.tick_params(axis="x", pad=7)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     for moment in truth:
-        axes.axvspan(max(0, moment.start), min(duration, moment.end), color=ORANGE, alpha=0.10, linewidth=0)
-    handles = _draw_annotators(axes, mean, scores, duration)
+        axes.axvspan(max(start, moment.start), min(end, moment.end), color=ORANGE, alpha=0.10, linewidth=0)
+    handles = _draw_annotators(axes, mean, scores, grid)
     # Blue over the orange of the ground truth would be mud.
     handles += _draw_probability(axes, prediction, fill=not truth)
     _draw_best_clip(axes, prediction, hit)
@@ -194,15 +195,14 @@ def draw_saliency(
         labelcolor=MUTED, handlelength=1.4, handletextpad=0.5, columnspacing=1.4, borderaxespad=0, borderpad=0,
     )  # fmt: skip
     axes.text(-0.15 / PLOT_WIDTH, 1, "saliency", size=9, color=MUTED, ha="right", va="center", transform=axes.transAxes)
-    _label_time(axes, duration)
+    _label_time(axes, grid)
 
 
 def _draw_probability(axes: Axes, prediction: FramePrediction, fill: bool) -> list[Line2D | Patch]:
     """Draw the predicted probability, with a dot per frame that is filled where 1 was decoded; return the legend."""
     grid = prediction.grid
-    seconds = np.concatenate(
-        ([0], grid.times_seconds, [grid.duration_seconds])
-    )  # constant outside, as the clips are read
+    # Constant outside, as the clips are read.
+    seconds = np.concatenate(([grid.start_seconds], grid.times, [grid.end_seconds]))
     probs = np.pad(prediction.probs, 1, mode="edge")
     if fill:
         axes.fill_between(seconds, probs, color=BLUE, alpha=0.10, linewidth=0)
@@ -212,18 +212,19 @@ def _draw_probability(axes: Axes, prediction: FramePrediction, fill: bool) -> li
     dots = {"linestyle": "none", "marker": "o", "markersize": size, "markeredgecolor": BLUE, "clip_on": False}
     for value, face in ((True, BLUE), (False, "white")):
         chosen = prediction.mask == value
-        axes.plot(grid.times_seconds[chosen], prediction.probs[chosen], markerfacecolor=face, zorder=3, **dots)
+        axes.plot(grid.times[chosen], prediction.probs[chosen], markerfacecolor=face, zorder=3, **dots)
         handles.append(Line2D([], [], color=BLUE, markerfacecolor=face, label=f"decoded {value:d}", **dots))
     return handles
 
 
 def _draw_annotators(
-    axes: Axes, mean: NDArray[np.float64] | None, scores: NDArray[np.float64] | None, duration: float
+    axes: Axes, mean: NDArray[np.float64] | None, scores: NDArray[np.float64] | None, grid: FrameGrid
 ) -> list[Line2D | Patch]:
     """Draw the annotators' mean as steps over the clips, with their range behind it; return what the legend shows."""
     if mean is None:
         return []
-    edges = np.minimum(np.arange(len(mean) + 1) * CLIP_SECONDS, duration)
+    ends = np.minimum(grid.clip_times() + CLIP_SECONDS / 2, grid.end_seconds)
+    edges = np.concatenate(([grid.start_seconds], ends))
     handles: list[Line2D | Patch] = []
     if scores is not None:
         low, high = scores.min(axis=1) / 4, scores.max(axis=1) / 4
@@ -237,13 +238,13 @@ def _draw_best_clip(axes: Axes, prediction: FramePrediction, hit: bool | None) -
     """Put a star on the clip with the highest predicted saliency; say whether it is a hit where that is known."""
     if len(prediction.saliency) < 2:
         return  # a video of one clip: it is not better than any other
-    duration = prediction.grid.duration_seconds
+    grid = prediction.grid
     clip = int(prediction.saliency.argmax())
-    seconds, value = min((clip + 0.5) * CLIP_SECONDS, duration), prediction.saliency[clip]
+    seconds, value = min(grid.clip_times()[clip], grid.end_seconds), prediction.saliency[clip]
     star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "markeredgewidth": 0.9}
     axes.plot(seconds, value, color=BLUE, clip_on=False, zorder=4, **star)
     label = "best clip" if hit is None else f"HIT@1 {'hit' if hit else 'miss'}"
-    place = seconds / duration
+    place = (seconds - grid.start_seconds) / grid.duration_seconds
     side = "left" if place < 0.05 else "right" if place > 0.95 else "center"
     axes.annotate(
         label, (seconds, value), (0, 9), textcoords="offset points", ha=side, size=8.5, weight="bold", color=BLUE,
@@ -251,13 +252,14 @@ def _draw_best_clip(axes: Axes, prediction: FramePrediction, hit: bool | None) -
     )  # fmt: skip
 
 
-def _label_time(axes: Axes, duration: float) -> None:
+def _label_time(axes: Axes, grid: FrameGrid) -> None:
     """Label the time axis: seconds, or minutes and seconds for long videos."""
-    if duration <= LONG_SECONDS:
+    if grid.end_seconds <= LONG_SECONDS:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 1.5, 2, 3, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} s"))
         return
-    step = next((step for step in (60, 120, 300, 600, 1200, 1800) if duration / step <= 12), 3600)
+    steps = (5, 10, 30, 60, 120, 300, 600, 1200, 1800)
+    step = next((step for step in steps if grid.duration_seconds / step <= 12), 3600)
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
 
@@ -277,7 +279,7 @@ def _rounded(x: float, y: float, width: float, height: float, **style: str) -> F
 
 def _to_inches(seconds: float, grid: FrameGrid) -> float:
     """Return the place of a time on the plot's width."""
-    return float(np.clip(seconds / grid.duration_seconds, 0, 1)) * PLOT_WIDTH
+    return float(np.clip((seconds - grid.start_seconds) / grid.duration_seconds, 0, 1)) * PLOT_WIDTH
 
 
 def _label_row(axes: Axes, y: float, text: str, color: str = MUTED, x: float = -0.15) -> None:
@@ -289,7 +291,7 @@ def _pack(moments: Sequence[Moment], grid: FrameGrid) -> list[list[tuple[int, Mo
     """Assign each moment with its rank to the first lane where it overlaps nothing."""
     lanes: list[list[tuple[int, Moment]]] = []
     for rank, moment in enumerate(moments):
-        if moment.start >= grid.duration_seconds or moment.end <= 0:
+        if moment.start >= grid.end_seconds or moment.end <= grid.start_seconds:
             continue
         free = (
             lane for lane in lanes if all(moment.end <= other.start or other.end <= moment.start for _, other in lane)

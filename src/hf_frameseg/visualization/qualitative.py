@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import MAX_RATING, FrameGrid, Moment, temporal_iou
+from hf_frameseg.intervals import temporal_iou
+from hf_frameseg.moments import MAX_RATING, FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.visualization import _timeline as timeline
 from hf_frameseg.visualization._style import AS_IT_IS, INK, MUTED, POINTS_PER_INCH, text_width_inches, wrap_text
@@ -60,9 +61,10 @@ def qualitative_figure(
 
     Example:
         >>> import numpy as np
-        >>> from hf_frameseg.moments import FrameGrid, Moment, interpolate_to_clips
+        >>> from hf_frameseg.moments import FrameGrid, Moment
+        >>> from hf_frameseg.proposals import interpolate_to_clips
         >>> from hf_frameseg.predictions import FramePrediction
-        >>> grid = FrameGrid(duration_seconds=8, num_frames=4)
+        >>> grid = FrameGrid.middle(duration_seconds=8, num_frames=4)
         >>> probs = np.array([0.1, 0.9, 0.8, 0.2])
         >>> prediction = FramePrediction(
         ...     grid, probs > 0.5, probs, (Moment(2, 6, 0.85),), interpolate_to_clips(probs, grid), query="a red circle"
@@ -179,7 +181,7 @@ def _facts(
 
 def _period(moment: Moment, grid: FrameGrid) -> str:
     """Return a moment's start and end in the notation of the time axis."""
-    if grid.duration_seconds > timeline.LONG_SECONDS:
+    if grid.end_seconds > timeline.LONG_SECONDS:
         return f"{timeline.clock(moment.start)}–{timeline.clock(moment.end)}"
     digits = 1 if grid.duration_seconds >= 20 else 2
     return f"{round(moment.start, digits):g}–{round(moment.end, digits):g} s"
