@@ -149,7 +149,7 @@ _MODULE_OF = {
     "save_adapter": "sharing.adapter_folder",
     "load_adapter": "sharing.adapter_folder",
     "merge_and_save": "sharing.adapter_folder",
-    "push_to_hub": "sharing.adapter_folder",
+    "push_to_hub": "sharing.adapter_repo",
     "push_frames": "sharing.frames_repo",
     "stream_frames": "sharing.frames_repo",
     "load_pretrained": "sharing.loading",

@@ -29,6 +29,7 @@ from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.sharing import adapter_folder as hub
 from hf_frameseg.sharing import adapters
+from hf_frameseg.sharing.adapter_repo import push_to_hub
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_base, load_pretrained
 from hf_frameseg.sharing.model_card import model_card
@@ -526,8 +527,8 @@ def test_refusals_are_one_line(trained: Any, save: Any, base: Path, tmp_path: Pa
         (lambda: hub.load_adapter(base), ValueError, "without adapter_config.json"),
         (lambda: hub.load_adapter(tmp_path / "nowhere"), FileNotFoundError, "no folder"),
         (lambda: MomentRetriever.from_pretrained("owner/absent"), FileNotFoundError, "no such folder.*HF_HUB_OFFLINE"),
-        (lambda: hub.push_to_hub("me/x", base), FileNotFoundError, "without adapter_config.json, adapter_model"),
-        (lambda: hub.push_to_hub("me/x", save()), ValueError, "others do not have.*base_model='owner/name'"),
+        (lambda: push_to_hub("me/x", base), FileNotFoundError, "without adapter_config.json, adapter_model"),
+        (lambda: push_to_hub("me/x", save()), ValueError, "others do not have.*base_model='owner/name'"),
     ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message) as caught:
@@ -672,7 +673,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def test_push_and_pull(trained: Any, save: Any, base: Path, online: Hub) -> None:
     folder = save(base_model="owner/base")
-    url = hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    url = push_to_hub("me/adapter", folder, token=TOKEN)
     assert url.startswith(online.url)
     assert set(online.files("me/adapter")) >= {path.name for path in folder.iterdir()}
     assert b'from_pretrained("me/adapter")' in online.files("me/adapter")["README.md"]
@@ -688,7 +689,7 @@ def test_push_and_pull(trained: Any, save: Any, base: Path, online: Hub) -> None
 
 def test_the_base_comes_from_the_hub_by_its_commit(trained: Any, save: Any, base: Path, online: Hub) -> None:
     online.repos["owner/base"] = [{path.name: path.read_bytes() for path in base.iterdir()}]
-    hub.push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
+    push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
     model, _, _ = hub.load_adapter("me/adapter", token=TOKEN)
     assert (logits(model, trained.batch) - logits(trained.model, trained.batch)).abs().max() < 1e-4
     config = model.get_base_model().config
@@ -721,12 +722,12 @@ def broken(base: Path) -> bytes:
 
 def test_pushing_again_replaces_or_does_nothing(save: Any, online: Hub) -> None:
     folder = save(base_model="owner/base")
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
     assert len(online.repos["me/adapter"]) == 2  # empty, and one commit
     state = load_file(folder / "adapter_model.safetensors")
     save_file({name: value + 1 for name, value in state.items()}, folder / "adapter_model.safetensors")
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
     assert len(online.repos["me/adapter"]) == 3
     assert (
         online.files("me/adapter")["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
@@ -736,7 +737,7 @@ def test_pushing_again_replaces_or_does_nothing(save: Any, online: Hub) -> None:
 def test_a_branch_is_made(save: Any, online: Hub) -> None:
     folder = save(base_model="owner/base")
     for _ in range(2):
-        hub.push_to_hub("me/adapter", folder, token=TOKEN, revision="trial")
+        push_to_hub("me/adapter", folder, token=TOKEN, revision="trial")
     assert "adapter_config.json" in online.files("me/adapter", "trial")
     assert online.files("me/adapter") == {}
 
@@ -748,21 +749,21 @@ def test_only_what_was_written_is_uploaded(save: Any, online: Hub, tmp_path: Pat
     (folder / "notes.json").write_text("{}")
     (folder / "link.json").symlink_to(tmp_path / "secret.txt")
     (folder / "optimizer.pt").write_bytes(b"0")
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
     assert set(online.files("me/adapter")) == written
     (folder / "README.md").unlink()
     (folder / "README.md").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(ValueError, match=r"README.md in .* is a link"):
-        hub.push_to_hub("me/adapter", folder, token=TOKEN)
+        push_to_hub("me/adapter", folder, token=TOKEN)
     assert len(online.repos["me/adapter"]) == 2
 
 
 def test_private_is_not_pushed_to_a_public_repository(save: Any, online: Hub) -> None:
     folder = save(base_model="owner/base")
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
     with pytest.raises(ValueError, match="expected a private repository, me/adapter is public"):
-        hub.push_to_hub("me/adapter", folder, token=TOKEN, private=True)
-    hub.push_to_hub("me/other", folder, token=TOKEN, private=True)
+        push_to_hub("me/adapter", folder, token=TOKEN, private=True)
+    push_to_hub("me/other", folder, token=TOKEN, private=True)
     assert online.private["me/other"]
 
 
@@ -771,7 +772,7 @@ def test_a_rejected_token_is_one_line(save: Any, online: Hub) -> None:
     with pytest.raises(
         PermissionError, match=r"could not push to me/adapter .*did not accept the token \(401\)"
     ) as caught:
-        hub.push_to_hub("me/adapter", folder, token="hf_wrong")
+        push_to_hub("me/adapter", folder, token="hf_wrong")
     assert "\n" not in str(caught.value)
     assert online.repos == {}
     with pytest.raises(PermissionError, match=r"could not load me/adapter .*401"):
@@ -787,17 +788,17 @@ def test_a_dropped_connection_leaves_no_half_push(where: str, save: Any, online:
     with pytest.raises(
         ConnectionError, match="could not push to me/adapter .*the connection broke.*try again"
     ) as caught:
-        hub.push_to_hub("me/adapter", folder, token=TOKEN)
+        push_to_hub("me/adapter", folder, token=TOKEN)
     assert "\n" not in str(caught.value)
     assert online.repos.get("me/adapter", [{}]) == [{}]
     online.drop = None
-    hub.push_to_hub("me/adapter", folder, token=TOKEN)
+    push_to_hub("me/adapter", folder, token=TOKEN)
     assert "adapter_config.json" in online.files("me/adapter")
 
 
 @pytest.mark.parametrize("where", ["GET /api/models", "resolve/.*/adapter_model"])
 def test_a_dropped_connection_while_loading(where: str, trained: Any, save: Any, base: Path, online: Hub) -> None:
-    hub.push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
+    push_to_hub("me/adapter", save(base_model="owner/base"), token=TOKEN)
     online.drop = where
     with pytest.raises(ConnectionError, match="could not load me/adapter .*the connection broke") as caught:
         hub.load_adapter("me/adapter", base_model=base, token=TOKEN)

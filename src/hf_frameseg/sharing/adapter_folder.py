@@ -1,4 +1,4 @@
-"""Adapters that come back: saved as an ordinary LoRA for the original base, compared before they stay, and shared."""
+"""Adapters that come back: saved as an ordinary LoRA for the original base, compared before they stay."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import os
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,23 +22,13 @@ from hf_frameseg.readout.precision import autocast_of
 from hf_frameseg.sharing.adapter_check import compare, noise_batch
 from hf_frameseg.sharing.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.sharing.config import CONFIG_NAME, FrameSegmentationConfig
-from hf_frameseg.sharing.loading import (
-    BUNDLED_BASES,
-    empty_base,
-    fetch,
-    hub_error,
-    is_adapter,
-    load_pretrained,
-    load_processor,
-)
-from hf_frameseg.sharing.model_card import model_card, name_in_card
+from hf_frameseg.sharing.loading import BUNDLED_BASES, empty_base, fetch, is_adapter, load_pretrained
+from hf_frameseg.sharing.model_card import CARD_NAME, model_card
 from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, QUANTIZATION_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, ProcessorMixin
-
-CARD_NAME = "README.md"
 
 
 def save_adapter(
@@ -94,22 +83,13 @@ def save_adapter(
             ...  # train
             save_adapter(model, processor, config, "runs/adapter", initial_adapter=initial)
     """
-    folder = _place(folder)
-    loaded_from = lora_config_of(model).base_model_name_or_path
-    name = base_model or _shared_name(loaded_from)
-    if name is None:
-        raise ValueError(
-            "the model does not say where its base was loaded from: pass base_model= with its name or folder"
-        )
+    folder, base = _place(folder), _base_of(model, base_model)
     dtype = str(model.get_base_model().dtype).removeprefix("torch.")
-    config = replace(config, base_model=name, dtype=dtype, autocast=config.autocast or autocast_of(model))
-    revision = lora_config_of(model).revision or getattr(model.get_base_model().config, "_commit_hash", None)
-    base = _base_without_weights(loaded_from or name, revision)
-    revision = getattr(base and base.config, "_commit_hash", revision)  # the commit that a branch stands for
-    state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, base))
-    lora.base_model_name_or_path = name
-    if name == loaded_from:  # else the commit is one of another repository
-        lora.revision = revision
+    config = replace(config, base_model=base.name, dtype=dtype, autocast=config.autocast or autocast_of(model))
+    state, lora = plain_lora(model, initial_adapter, _has_own_tokens(model, base.outline))
+    lora.base_model_name_or_path = base.name
+    if base.name == base.loaded_from:  # else the commit is one of another repository
+        lora.revision = base.revision
     card = model_card(config, metrics=metrics, recipe=recipe, dataset=dataset)
     batch = noise_batch(processor, config) if check_batch is None else check_batch
 
@@ -121,10 +101,10 @@ def save_adapter(
         processor.save_pretrained(partial)
         config.save(partial)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
-        _write_quantization(model, base, partial)
+        _write_quantization(model, base.outline, partial)
         start = read_snapshot(initial_adapter)[0] if changes_base(lora_config_of(model)) else None
         with _keeping(partial, folder):
-            compare(model, loaded_from or name, revision, partial, batch, start, tolerance, config.autocast)
+            compare(model, base.place, base.revision, partial, batch, start, tolerance, config.autocast)
     return folder
 
 
@@ -180,61 +160,44 @@ def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Pa
     return folder
 
 
-def push_to_hub(
-    repo_id: str,
-    folder: str | Path,
-    *,
-    token: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload adapter",
-) -> str:
-    """Upload a saved adapter, in one commit: the repository gets all of it or nothing.
+# ---- Files -----------------------------------------------------------------------------------------------------------
 
-    What `save_adapter` wrote is uploaded, and nothing else that lies in the folder. Pushing again replaces the files;
-    without a change there is no new commit.
+
+@dataclass(frozen=True)
+class _Base:
+    """What an adapter stands on.
 
     Args:
-        repo_id: `owner/name`; made when it does not exist.
-        folder: Folder of `save_adapter`.
-        token: Hub token with the right to write; None takes the one of `hf auth login`.
-        private: Whether a new repository is private; None takes the account's default.
-        revision: Branch, made when it does not exist; None takes the main one.
-        commit_message: First line of the commit.
-
-    Returns:
-        Address of the commit.
-
-    Raises:
-        FileNotFoundError: If the folder is no complete adapter.
-        ValueError: If the base is a folder of this machine, where nobody else can find it; if a file is a link, which
-            could lead to anything; or if the repository is public and `private` is true.
-        PermissionError: If the Hub refuses the token.
-        ConnectionError: If the Hub cannot be reached or the connection breaks.
+        name: Hub name or folder, under which the adapter will look for it.
+        loaded_from: Where the model was loaded from, if it says.
+        revision: Commit of it on the Hub, or None.
+        outline: The model that its files describe, without weights; None if they cannot be read.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
 
-    folder = Path(folder).resolve()
-    _check_shareable(folder)
-    names = _written_files(folder)
-    card = name_in_card((folder / CARD_NAME).read_text(encoding="utf-8"), repo_id)
-    operations = [
-        CommitOperationAdd(name, card.encode() if name == CARD_NAME else str(folder / name)) for name in names
-    ]
-    api = HfApi(token=token)
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.model_info(repo_id).private:  # an old repository keeps its visibility
-            raise ValueError(f"expected a private repository, {repo_id} is public: choose another name")
-        if revision is not None and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
-    except Exception as error:
-        raise hub_error(error, f"push to {repo_id}") from error
-    return str(commit.commit_url)
+    name: str
+    loaded_from: str | None
+    revision: str | None
+    outline: PreTrainedModel | None
+
+    @property
+    def place(self) -> str:
+        """Return where it can be loaded from on this machine."""
+        return self.loaded_from or self.name
 
 
-# ---- Files -----------------------------------------------------------------------------------------------------------
+def _base_of(model: PeftModel, name: str | None) -> _Base:
+    """Find out what an adapter stands on; a name of the user's goes before what the model says."""
+    lora = lora_config_of(model)
+    loaded_from = lora.base_model_name_or_path
+    name = name or _shared_name(loaded_from)
+    if name is None:
+        raise ValueError(
+            "the model does not say where its base was loaded from: pass base_model= with its name or folder"
+        )
+    revision = lora.revision or getattr(model.get_base_model().config, "_commit_hash", None)
+    outline = _base_without_weights(loaded_from or name, revision)
+    revision = getattr(outline and outline.config, "_commit_hash", revision)  # the commit that a branch stands for
+    return _Base(name, loaded_from, revision, outline)
 
 
 def _shared_name(loaded_from: str | None) -> str | None:
@@ -333,28 +296,3 @@ def _set_modes(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
-
-
-def _written_files(folder: Path) -> list[str]:
-    """Return the names of what `save_adapter` wrote into a folder; none may be a link."""
-    names = {ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, QUANTIZATION_NAME}
-    with tempfile.TemporaryDirectory() as again:  # which files a processor has is its own affair
-        load_processor(folder).save_pretrained(again)
-        names |= {str(path.relative_to(again)) for path in Path(again).rglob("*") if path.is_file()}
-    for name in names:
-        if (folder / name).resolve() != folder / name:
-            raise ValueError(f"{name} in {folder} is a link, which may lead to anything: put a copy in its place")
-    return sorted(name for name in names if (folder / name).is_file())
-
-
-def _check_shareable(folder: Path) -> None:
-    """Refuse to push what others could not load."""
-    needed = (ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"expected a folder of save_adapter, got {folder} without {', '.join(missing)}")
-    base = str(FrameSegmentationConfig.load(folder).base_model)
-    if base not in BUNDLED_BASES and (base.count("/") != 1 or Path(base).is_dir()):
-        raise ValueError(
-            f"the base of {folder} is {base}, which others do not have: save it with base_model='owner/name'"
-        )

@@ -11,6 +11,8 @@ from typing import Any
 from hf_frameseg._text import printable
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 
+CARD_NAME = "README.md"
+
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ,.:/%+()=-]|(?<=[A-Za-z0-9])[@_](?=[A-Za-z0-9]))*")  # no mark of Markdown
 

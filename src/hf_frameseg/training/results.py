@@ -21,9 +21,9 @@ from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.frames_file import write_frames_file
 from hf_frameseg.sample import Sample
-from hf_frameseg.sharing.adapter_folder import CARD_NAME, save_adapter
+from hf_frameseg.sharing.adapter_folder import save_adapter
 from hf_frameseg.sharing.config import CONFIG_NAME, FrameSegmentationConfig
-from hf_frameseg.sharing.model_card import model_card
+from hf_frameseg.sharing.model_card import CARD_NAME, model_card
 from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME
 from hf_frameseg.training.evaluation import write_submission
 
