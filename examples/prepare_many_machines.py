@@ -26,7 +26,7 @@ from typing import Any
 from hf_frameseg._imports import require
 from hf_frameseg._options import given, options_of
 from hf_frameseg.datasets.qvhighlights import QVHighlights
-from hf_frameseg.shards.shares import AssembleShares, DecodeShare, is_prepared, task_folder
+from hf_frameseg.shards.shares import AssembleShares, DecodeShare, task_folder
 from hf_frameseg.video.settings import FrameSettings
 
 # 1. Arguments ---------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     decode = DecodeShare(QVHighlights, options)
     assemble = AssembleShares(QVHighlights, options, args.split, args.output_dir)
     tasks = task_folder(builder) / str(args.tasks)  # what is done of another cut says nothing about this one
-    todo = not is_prepared(builder)
+    todo = not builder.is_prepared()
     if todo and args.slurm_partition:
         run_on_slurm(args, decode, assemble, tasks)
         return

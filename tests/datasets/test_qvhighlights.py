@@ -219,7 +219,7 @@ def test_unreadable_videos_can_be_skipped_with_a_report(load, data_dir, tmp_path
     with caplog.at_level(logging.WARNING):
         dataset = load(num_proc=num_proc, on_error="skip")
     assert dataset["qid"][:] == [2, 7]
-    assert [r.getMessage() for r in caplog.records if r.name == builder.__name__] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "hf_frameseg.prepared.report"] == [
         "missing or unreadable videos: 2 (3 queries), which were left out; see "
         f"{next((tmp_path / 'cache').rglob('failures.jsonl'))}"
     ]

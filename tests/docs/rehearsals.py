@@ -23,7 +23,7 @@ from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.metrics import validate_submission
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
-from hf_frameseg.prepared.failures import Failure, failure_line
+from hf_frameseg.prepared.report import Failure, failure_line
 from hf_frameseg.proposals.frames_file import read_frames_file, write_frames_file
 
 

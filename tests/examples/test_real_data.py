@@ -25,7 +25,7 @@ from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 from hf_frameseg.moments import FrameGrid
-from hf_frameseg.prepared.failures import FAILURES_FILE
+from hf_frameseg.prepared.report import FAILURES_FILE
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.video.read import read_frames
 from hf_frameseg.video.settings import FrameSettings

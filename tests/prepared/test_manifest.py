@@ -19,8 +19,8 @@ from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared import manifest
 from hf_frameseg.prepared.cache import DamagedCacheError
-from hf_frameseg.prepared.failures import FAILURES_FILE
 from hf_frameseg.prepared.manifest import MANIFEST_FILE, check_prepared, find_damage
+from hf_frameseg.prepared.report import FAILURES_FILE
 from hf_frameseg.shards.shares import decode_share
 from hf_frameseg.video.settings import FrameSettings
 

@@ -26,7 +26,7 @@ from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.prepared.cache import CacheError
-from hf_frameseg.prepared.failures import FAILURES_FILE
+from hf_frameseg.prepared.report import FAILURES_FILE
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings

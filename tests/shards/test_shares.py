@@ -18,7 +18,7 @@ from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.prepared import jobs as video_jobs
 from hf_frameseg.shards.files import find_shards
-from hf_frameseg.shards.shares import AssembleShares, DecodeShare, decode_share, is_prepared, task_folder
+from hf_frameseg.shards.shares import AssembleShares, DecodeShare, decode_share, task_folder
 from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings
@@ -64,12 +64,12 @@ def test_shares_give_the_same_bytes_and_the_builder_decodes_nothing(
     builder: Callable[..., QVHighlights], data: Path, alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [decode_share(builder(), rank, 3) for rank in range(3)] == [2, 2, 1]
-    assert not is_prepared(builder())
+    assert not builder().is_prepared()
     monkeypatch.setattr(video_jobs, "prepare_video", lambda *args: pytest.fail("decoded twice"))
     dataset = load(data, tmp_path / "many")
     assert digest(dataset) == digest(alone)
     assert [row["qid"] for row in dataset] == [row["qid"] for row in alone]
-    assert is_prepared(builder())
+    assert builder().is_prepared()
     assert decode_share(builder(), 0, 1) == 0  # nothing is left, and nothing is decoded
 
 

@@ -111,7 +111,7 @@ def check_videos(
     """
     for split in splits:
         builder = _builder(dataset, data_dir, split, frames, **options)
-        if not builder._is_complete():
+        if not builder.is_prepared():
             builder.plan()
             builder.refuse_missing()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_frameseg._text import printable
-from hf_frameseg.prepared.failures import Failure
 from hf_frameseg.prepared.one_video import prepare_video
 from hf_frameseg.prepared.parts import Parts
+from hf_frameseg.prepared.report import Failure
 from hf_frameseg.prepared.sources.archive import ArchiveError, unpack_in_order
 from hf_frameseg.prepared.sources.folder import VideoFile
 from hf_frameseg.video.file import VideoReadError

@@ -51,7 +51,7 @@ def decode_share(builder: FrameDatasetBuilder, rank: int, world_size: int, num_p
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"expected a rank from 0 to {world_size - 1}, got {rank}")
-    if is_prepared(builder):
+    if builder.is_prepared():
         return 0
     jobs, parts = list(builder.plan().values()), builder.parts()
     builder.refuse_missing()
@@ -66,18 +66,6 @@ def decode_share(builder: FrameDatasetBuilder, rank: int, world_size: int, num_p
     if failed and builder.config.on_error == "raise":
         raise VideoReadError(f"{failed[0]} ({len(failed)} of {len(todo)} in this share); pass on_error='skip'")
     return len(todo) - len(failed)
-
-
-def is_prepared(builder: FrameDatasetBuilder) -> bool:
-    """Tell whether the data set is complete, so that there is nothing to decode.
-
-    Args:
-        builder: Builder of the data set.
-
-    Returns:
-        True if `builder.as_dataset` would open it.
-    """
-    return Path(builder.cache_dir).is_dir() and builder.damage() is None
 
 
 def task_folder(builder: FrameDatasetBuilder) -> Path:
