@@ -16,6 +16,7 @@ class Option(NamedTuple):
         default: Value of the field when the option is left out.
         help: What it means, as a phrase without a full stop.
         metavar: Placeholder of the value.
+        choices: The allowed values, if they are few.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Option(NamedTuple):
     default: Any
     help: str
     metavar: str
+    choices: tuple[Any, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -31,22 +33,26 @@ class Option(NamedTuple):
 
     @property
     def shown_help(self) -> str:
-        """Return the help with the default, where there is one to be shown."""
-        return self.help if self.default is None else f"{self.help} (default: {_shown_value(self.default)})"
+        """Return the help with choices and default, where there are any to be shown."""
+        text = f"{self.help}: {', '.join(self.choices)}" if self.choices else self.help
+        return (
+            text if self.default is None or self.default is False else f"{text} (default: {_shown_value(self.default)})"
+        )
 
 
-def setting(default: Any, help: str, metavar: str = "VALUE") -> Any:
+def setting(default: Any, help: str, metavar: str = "VALUE", choices: tuple[Any, ...] = ()) -> Any:
     """Return a field of a dataclass of settings.
 
     Args:
         default: Its default.
         help: What it means, as a phrase without a full stop: shown by `--help`.
         metavar: Placeholder of the value in a command line.
+        choices: The allowed values, if they are few; they follow the help.
 
     Returns:
-        The field, with `help` and `metavar` in its metadata.
+        The field, with all but the default in its metadata.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar})
+    return field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices})
 
 
 def options_of(settings: type) -> tuple[Option, ...]:
@@ -75,6 +81,7 @@ def options_of(settings: type) -> tuple[Option, ...]:
             None if one.default is MISSING else one.default,
             one.metadata["help"],
             one.metadata["metavar"],
+            one.metadata["choices"],
         )
         for one in fields(settings)
         if "help" in one.metadata

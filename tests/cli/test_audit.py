@@ -175,7 +175,7 @@ def test_annotations_without_labels_are_refused(annotations: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-frames", "0"], "expected num_frames to be a whole number >= 1"),
+        (["--num-frames", "0"], "expected --num-frames to be a whole number >= 1"),
         (["--label-rule", "saliency"], "unknown label rule 'saliency'"),
         (["--output", "audit.txt"], "--output audit.txt: expected a name that ends in .png"),
         (["--data-dir", "."], "--data-dir is the folder to find a split in"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,10 +16,14 @@ import numpy as np
 import pytest
 
 from hf_frameseg import cli
+from hf_frameseg._options import options_of
 from hf_frameseg.cli import predict
+from hf_frameseg.cli.parser import Parser
 from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
-from hf_frameseg.proposals.settings import ProposalSettings
+from hf_frameseg.prepared.settings import StorageSettings
+from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
+from hf_frameseg.video.settings import FrameSettings
 from hf_frameseg.visualization.save import save_figure
 
 GRID = FrameGrid.middle(duration_seconds=8.0, num_frames=4)
@@ -96,8 +101,8 @@ def test_predict_prints_table_and_saliency(rooms: dict[str, list], capsys: pytes
     assert cli.main(["predict", "v.mp4", "a red circle"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "a red circle",
-        "  start     end       score",
-        "  00:02.0   00:06.0   0.750",
+        "  start        end  score",
+        "  00:02.0  00:06.0  0.750",
         "  saliency  ▁█▅▂",
     ]
     assert rooms["probe"] == [Path("v.mp4")]
@@ -172,8 +177,8 @@ def test_predict_writes_submission_rows(rooms: dict[str, list], tmp_path: Path) 
         (["v.mp4", "a", "--output", "p.exe"], "--output p.exe does not say what picture it is"),
         (["v.mp4", "a", "--output", "/dev/null"], "--output /dev/null does not say what picture it is"),
         (["v.mp4", "a", "--output", "pipe.png"], "--output pipe.png is there and is no file; name one"),
-        (["v.mp4", "a", "--num-beams", "0"], "num_beams to be a whole number of at least 1 and at most 256, got 0"),
-        (["v.mp4", "a", "--num-beams", "1000000"], "num_beams to be a whole number of at least 1 and at most 256"),
+        (["v.mp4", "a", "--num-beams", "0"], "--num-beams to be a whole number of at least 1 and at most 256, got 0"),
+        (["v.mp4", "a", "--num-beams", "1000000"], "--num-beams to be a whole number of at least 1 and at most 256"),
         (["v.mp4", "a", " "], "expected a query with a word in it"),
         (["v.mp4", "a" * 100_000], "expected a query of at most 4000 characters, got 100000"),
         (["v.mp4", "a \udcff"], r"expected a query without \udcff"),
@@ -267,13 +272,16 @@ def test_sparkline_keeps_the_peak_and_the_scale() -> None:
 
 def test_synth_leaves_defaults_to_the_data_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
-    room = Room("hf_frameseg.datasets.synthetic", write_dataset=lambda out, **settings: calls.append((out, settings)))
-    monkeypatch.setitem(sys.modules, room.__name__, room)
+
+    def record(out: Path, **settings: object) -> None:
+        calls.append((out, settings))
+
+    monkeypatch.setattr("hf_frameseg.datasets.synthetic.write_dataset", record)
     assert cli.main(["synth", str(tmp_path)]) == 0
     assert cli.main(["synth", str(tmp_path), "--num-train", "3", "--num-val", "0", "--seed", "0"]) == 0
     assert calls == [
-        (tmp_path, {"progress": True}),
-        (tmp_path, {"progress": True, "num_train_videos": 3, "num_val_videos": 0, "seed": 0}),
+        (tmp_path, {"progress": True, "num_proc": 1}),
+        (tmp_path, {"progress": True, "num_proc": 1, "num_train_videos": 3, "num_val_videos": 0, "seed": 0}),
     ]
 
 
@@ -291,7 +299,7 @@ def test_user_errors_are_one_line(
     def fail(out: Path, **settings: object) -> None:
         raise error
 
-    monkeypatch.setitem(sys.modules, "hf_frameseg.datasets.synthetic", Room("synthetic", write_dataset=fail))
+    monkeypatch.setattr("hf_frameseg.datasets.synthetic.write_dataset", fail)
     assert cli.main(["synth", "x"]) == 2
     captured = capsys.readouterr()
     assert captured.err == f"frameseg: error: {' '.join(str(error).split())}\n"
@@ -316,7 +324,7 @@ def test_mistakes_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fail(out: Path, **settings: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setitem(sys.modules, "hf_frameseg.datasets.synthetic", Room("synthetic", write_dataset=fail))
+    monkeypatch.setattr("hf_frameseg.datasets.synthetic.write_dataset", fail)
     with pytest.raises(KeyError):
         cli.main(["synth", "x"])
 
@@ -336,13 +344,95 @@ def _not_installed(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["fly"], ["predict"], ["predict", "v.mp4"], ["synth"], ["synth", "x", "--seed", "a"]]
+    "argv",
+    [
+        [],
+        ["fly\x1b[2J"],
+        ["predict"],
+        ["predict", "v.mp4"],
+        ["predict", "v.mp4", "a", "--fast\x1b[2J"],
+        ["synth"],
+        ["synth", "x", "--seed", "a"],
+        ["prepare", "--data-dir", "x", "--num-frames", "many"],
+    ],
 )
-def test_a_wrong_command_line_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_one_line_and_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main(argv)
-    assert exit_info.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert (exit_info.value.code, captured.out) == (2, "")
+    assert captured.err.startswith("frameseg: error: ")
+    assert captured.err.endswith("--help\n")
+    assert captured.err[:-1].isprintable()
+
+
+def test_no_help_loads_a_heavy_library() -> None:
+    script = """
+import contextlib, io, sys
+from hf_frameseg import cli
+from hf_frameseg._options import options_of
+for module in (None, *cli.COMMANDS):
+    words = [] if module is None else [module.__name__.rpartition(".")[2]]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli.main([*words, "--help"])
+    loaded = {"torch", "datasets", "matplotlib", "transformers", "av", "PIL", "rich"} & set(sys.modules)
+    loaded |= {"numpy"} & set(sys.modules) if module is None else set()
+    assert not loaded, (words, loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_options_say_what_their_fields_say() -> None:
+    parser = cli.build_parser("prepare")
+    help_of = {name: action.help for name, action in _command(parser, "prepare").options().items()}
+    documented = {**field_texts(FrameSettings), **field_texts(StorageSettings)}
+    assert {name: help_of[name] for name in documented} == documented
+    assert help_of["num_frames"] == "frames per video (default: 25)"
+    assert help_of["short_side"].endswith("keeping the aspect ratio")  # None is no default to be shown
+    assert help_of["allow_links"] == "follow links that lead out of the video folder"
+
+
+def test_only_the_named_command_gets_its_options() -> None:
+    parser = cli.build_parser("synth")
+    assert "seed" in _command(parser, "synth").options()
+    assert "decoder" not in _command(parser, "predict").options()
+    assert "decoder" in _command(cli.build_parser(), "predict").options()
+
+
+def test_the_decoder_of_predict_has_its_own_default() -> None:
+    decoder = _command(cli.build_parser("predict"), "predict").options()["decoder"]
+    assert decoder.help == f"how frames become windows: {', '.join(OWN_OPTIONS)} (default: runs)"
+    assert decoder.choices == tuple(OWN_OPTIONS)
+
+
+def _command(parser: Parser, name: str) -> Parser:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return commands.choices[name]
+
+
+def field_texts(settings: type) -> dict[str, str]:
+    return {option.name: option.shown_help for option in options_of(settings)}
+
+
+def test_settings_complain_about_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["synth", str(tmp_path / "x"), "--num-train", "-1"]) == 2
+    assert capsys.readouterr().err == "frameseg: error: expected --num-train-videos to be at least 1, got -1\n"
+    assert cli.main(["synth", str(tmp_path / "x"), "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "frameseg: error: expected --seed to be at least 0, got -1\n"
+
+
+def test_a_damaged_video_names_the_option(
+    rooms: dict[str, list], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise UnreadableError("damaged.mp4: FFmpeg patched up 3 pictures; damaged='keep' takes what players show")
+
+    monkeypatch.setattr(sys.modules["hf_frameseg.video.read"], "probe_duration", fail)
+    assert cli.main(["predict", "damaged.mp4", "a"]) == 2
+    assert capsys.readouterr().err == (
+        "frameseg: error: damaged.mp4: FFmpeg patched up 3 pictures; --damaged keep takes what players show\n"
+    )
 
 
 @pytest.mark.parametrize(("close", "status"), [("| head -c 1 > /dev/null; exit ${PIPESTATUS[0]}", 0), (">&-", 0)])

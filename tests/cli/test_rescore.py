@@ -89,7 +89,7 @@ def test_the_numbers_are_those_of_the_submission(
     files: tuple[str, str], truth: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = {name: tmp_path / "new" / f"{name}.json" for name in ("numbers", "submission")}
-    options = ["--ranking", "log-odds", "--snap", "--saliency", "box", "--saliency-values", "logits"]
+    options = ["--ranking", "log-odds", "--snap-seconds", "2", "--saliency", "box", "--saliency-values", "logits"]
     written = ["--json", str(paths["numbers"]), "--submission", str(paths["submission"])]
     assert run(files, "--decoder", "runs+fill", *options, *written) == 0
     out = capsys.readouterr().out

@@ -713,7 +713,7 @@ def test_highlights_without_moments(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--rating-scale", "1", "5"], "expected 2 ratings, one for each 2-second clip of 5 s, got 5 of them"),
         (["--rating-scale", "1", "5", "--clip-seconds", "1", "--raters", "20"], "expected 20 ratings for each clip"),
         (["--rating-scale", "1", "5", "--clip-seconds", "1"], "expected 5 saliency scores, one for each rated clip"),
-        ([], r"has ratings and no windows; .* state rating_scale=\(LOWEST, HIGHEST\)"),
+        ([], r"has ratings and no windows; .* state --rating-scale LOWEST HIGHEST"),
         (["--r1", "1.5"], "expected IoU thresholds above 0 and up to 1, got 1.5"),
         (["--bootstrap", "1000000000"], "--bootstrap 1000000000: expected up to 100000 resamples"),
     ],

@@ -73,7 +73,7 @@ def test_long_lists_are_cut_off(data_dir, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--split", "validation"], "expected split to be one of ['train', 'val', 'test'], got 'validation'"),
+        (["--split", "validation"], "expected --split to be one of ['train', 'val', 'test'], got 'validation'"),
         (["--num-proc", "0"], "expected --num-proc to be a whole number from 1 to "),
         (["--num-proc", "1000000"], "expected --num-proc to be a whole number from 1 to "),
         (["--video-dir", "nowhere"], "no video folder at nowhere"),
@@ -148,3 +148,9 @@ def test_names_of_others_are_shown_as_text(tmp_path, capsys):
     table.write_text(json.dumps(line))
     assert main(["verify", "--table", str(table)]) == 1
     assert all(text.isprintable() for text in capsys.readouterr().out.splitlines())
+
+
+def test_a_cache_with_nothing_prepared_is_not_sound(tmp_path, capsys):
+    assert main(["verify", "--cache", str(tmp_path), "--json", str(tmp_path / "report.json")]) == 1
+    assert capsys.readouterr().out == "nothing is prepared there; `frameseg prepare` with this --cache-dir does it\n"
+    assert json.loads((tmp_path / "report.json").read_text()) == {"prepared": []}

@@ -389,17 +389,17 @@ def test_somebody_elses_folder_is_never_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_train_videos": 0}, "num_train_videos must be at least 1, got 0"),
-        ({"queries_per_video": 0}, "queries_per_video must be at least 1, got 0"),
-        ({"fps": 0}, "fps must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"size_pixels": 33}, "size_pixels must be even for H.264"),
-        ({"num_train_videos": 10**9}, "num_train_videos must be at most 1000000, got 1000000000"),
-        ({"num_test_videos": 10**30}, "num_test_videos must be at most 1000000, got 1000000000000"),
-        ({"size_pixels": 10**6}, "size_pixels must be at most 4096"),
-        ({"fps": 10**6}, "fps must be at most 240"),
-        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
-        ({"seed": 2**70}, "seed must be at most"),
+        ({"num_train_videos": 0}, "expected num_train_videos to be at least 1, got 0"),
+        ({"queries_per_video": 0}, "expected queries_per_video to be at least 1, got 0"),
+        ({"fps": 0}, "expected fps to be at least 1, got 0"),
+        ({"seed": -1}, "expected seed to be at least 0, got -1"),
+        ({"size_pixels": 33}, "expected size_pixels to be even for H.264"),
+        ({"num_train_videos": 10**9}, "expected num_train_videos to be at most 1000000, got 1000000000"),
+        ({"num_test_videos": 10**30}, "expected num_test_videos to be at most 1000000, got 1000000000000"),
+        ({"size_pixels": 10**6}, "expected size_pixels to be at most 4096"),
+        ({"fps": 10**6}, "expected fps to be at most 240"),
+        ({"seed": 1.5}, "expected seed to be a whole number, got 1.5"),
+        ({"seed": 2**70}, "expected seed to be at most"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, int], message: str) -> None:
@@ -424,5 +424,9 @@ def test_the_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None
         main(["synth", "--help"])
     shown = " ".join(capsys.readouterr().out.split()).partition("options:")[2]
     defaults = vars(synthetic.SyntheticSettings())
-    for option, name in (("num-train", "num_train_videos"), ("num-val", "num_val_videos"), ("seed", "seed")):
+    for option, name in (
+        ("num-train-videos", "num_train_videos"),
+        ("num-val-videos", "num_val_videos"),
+        ("seed", "seed"),
+    ):
         assert f"(default: {defaults[name]})" in shown.partition(f"--{option} N")[2].partition(" --")[0]

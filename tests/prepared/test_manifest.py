@@ -234,8 +234,8 @@ def test_verify_needs_something_to_verify(tmp_path, capsys):
     assert "to verify videos, or --cache [DIR]" in capsys.readouterr().err
     assert main(["verify", "--cache", str(tmp_path / "nowhere")]) == 2
     assert "no cache folder at" in capsys.readouterr().err
-    assert main(["verify", "--cache", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "no prepared data there\n"
+    assert main(["verify", "--cache", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith("nothing is prepared there; `frameseg prepare`")
 
 
 def test_verify_takes_the_cache_of_datasets_by_default_and_writes_a_report(

@@ -12,17 +12,18 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hf_frameseg import __version__
-from hf_frameseg._text import printable
 from hf_frameseg.cli import audit, predict, prepare, rescore, score, synth, verify
+from hf_frameseg.cli.messages import one_line, say
+from hf_frameseg.cli.parser import USER_ERROR, Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-USER_ERROR = 2  # the exit status that argparse uses for a wrong command line
 INTERRUPTED = 130  # what a shell calls the end by Ctrl-C
 
 COMMANDS = (predict, score, rescore, audit, verify, prepare, synth)
-"""One module each, in the order of the help; `add` puts the command into the parser."""
+"""One module each, in the order of the help: `HELP` and `EPILOG` say what it does, `add_options` what it takes, `run`
+does it and returns the exit status (None is 0)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     """Parse and carry out; the user's errors become one line."""
-    options = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = build_parser(*words[:1]).parse_args(words)
     try:
         return options.run(options) or 0
     except BrokenPipeError:
@@ -54,33 +56,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         if options.debug:
             raise
-        _say("; ".join(["frameseg: stopped", *map(str, error.args)]))
+        say("; ".join(["frameseg: stopped", *map(str, error.args)]))
         return INTERRUPTED
     except _user_errors() as error:
         if options.debug:
             raise
         if error is not getattr(sys.stdout, "failure", None):
-            _say(f"frameseg: error: {' '.join(_one_line(error).split())}")
+            say(f"frameseg: error: {one_line(error, options.parser.options())}")
         return USER_ERROR
-
-
-def _one_line(error: Exception) -> str:
-    """Describe an error that the user can mend."""
-    if isinstance(error, RecursionError):
-        return "a file holds lists in lists without end; write it again"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for this; ask for less, or split the file"
-    if isinstance(error, OSError) and str(error).startswith("[Errno") and error.filename is not None:
-        return f"{str(error.filename):.200}: {error.strerror}; check the path"
-    return str(error)
-
-
-def _say(line: str) -> None:
-    """Write a line to stderr, if there is one to write to."""
-    if sys.stderr is None:  # closed by the caller; print would take stdout instead
-        return
-    with suppress(OSError):
-        print(printable(line), file=sys.stderr)
 
 
 class _Watched:
@@ -120,7 +103,7 @@ class _Watched:
             left = _flush(self.stream)
             self.failure = self.failure or left
         if self.failure is not None and not isinstance(self.failure, BrokenPipeError):
-            _say(f"frameseg: error: cannot write to standard output ({self.failure.strerror}); write it somewhere else")
+            say(f"frameseg: error: cannot write to standard output ({self.failure.strerror}); write it somewhere else")
             status = USER_ERROR
         if sys.stderr is not None:
             _flush(sys.stderr)
@@ -144,16 +127,26 @@ def _user_errors() -> tuple[type[Exception], ...]:
     return (ValueError, OSError, ImportError, RecursionError, MemoryError, *([video.VideoReadError] if video else []))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; each sets ``run`` to the function that carries it out."""
-    parser = argparse.ArgumentParser(
+def build_parser(word: str | None = None) -> Parser:
+    """Return the parser of the commands.
+
+    Args:
+        word: First word of the command line. Only a command of this name gets its options, which cost the import of the
+            settings that they are made of; None gives all commands theirs.
+    """
+    parser = Parser(
         prog="frameseg",
         description="Find the moments of a video that a sentence describes, and how well each shows it.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands, common)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        description, layout = f"{module.HELP[0].upper()}{module.HELP[1:]}.", argparse.RawDescriptionHelpFormatter
+        texts = {"help": module.HELP, "description": description, "epilog": module.EPILOG}
+        command = commands.add_parser(name, **texts, formatter_class=layout)
+        if word in (None, name):
+            module.add_options(command)
+        command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+        command.set_defaults(run=module.run, parser=command)
     return parser

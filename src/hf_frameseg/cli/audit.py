@@ -10,38 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg.cli.ground_truth import add_split_options, resolve_ground_truth
 from hf_frameseg.cli.tables import count, format_table, number
 
-BAR_COLUMNS = 30
-PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
-ORDERS = {"by_time": "time", "by_rating": "best"}
-CURVES = {"mean_rating": "mean rating", "votes": "ratings of 4, then mean"}
-
-_EPILOG = """\
+HELP = "measure what annotations allow a perfect model to score, and how balanced their labels are"
+EPILOG = """\
 examples:
   frameseg audit highlight_val_release.jsonl --num-frames 25 50 75 --label-rule window 'saliency>0.5'
   frameseg audit --split test --data-dir qvhighlights --output audit.png --json audit.json
 
 docs/audit.md says what the numbers mean.
 """
+BAR_COLUMNS = 30
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+ORDERS = {"by_time": "time", "by_rating": "best"}
+CURVES = {"mean_rating": "mean rating", "votes": "ratings of 4, then mean"}
 
 
-def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "audit",
-        parents=[common],
-        help="measure what annotations allow a perfect model to score",
-        description="Measure what annotations allow a perfect model to score, and how balanced their labels are.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("ground_truth", metavar="ANNOTATIONS", nargs="?", type=Path, help="annotation file of any form")
-    source.add_argument(
-        "--split", choices=("train", "val", "test"), help="split of QVHighlights, downloaded once unless --data-dir"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="folder that holds the split's annotation file")
+    add_split_options(source, parser, ("train", "val", "test"))
     parser.add_argument(
         "--num-frames",
         metavar="F",
@@ -60,14 +50,12 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     )
     parser.add_argument("--output", metavar="PNG", type=Path, help="write a picture")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every number")
-    parser.set_defaults(run=_audit)
 
 
-def _audit(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Check, measure, write, print: a closed pipe shall not cost a file."""
     from hf_frameseg._files import check_outputs
     from hf_frameseg.annotations.forms import read_annotation_file
-    from hf_frameseg.cli.ground_truth import resolve_ground_truth
     from hf_frameseg.cli.score_files import write_json
 
     if options.output is not None:
@@ -83,7 +71,7 @@ def _audit(options: argparse.Namespace) -> None:
 
     num_frames, rules = sorted(set(options.num_frames)), list(dict.fromkeys(options.label_rule))
     report = audit_report(annotations, num_frames, rules)
-    written = []
+    written = [""]
     if options.json is not None:
         write_json(options.json, {"file": path.name, **report})
         written.append(f"numbers  {options.json}")
@@ -93,7 +81,8 @@ def _audit(options: argparse.Namespace) -> None:
         save_figure(audit_figure(report, printable(path.name)), options.output)
         written.append(f"picture  {options.output}")
     print(audit_text(report, path.name, shutil.get_terminal_size().columns))
-    print("\n".join(["", *map(printable, written)]) if written else "", end="\n" if written else "")
+    if written[1:]:
+        print(*map(printable, written), sep="\n")
 
 
 def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:

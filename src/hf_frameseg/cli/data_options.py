@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._files import refuse_to_overwrite
+from hf_frameseg._options import given
+from hf_frameseg.cli.parser import add_settings
 from hf_frameseg.datasets.load import DATASETS, builder_of
+from hf_frameseg.prepared.settings import StorageSettings
 
 if TYPE_CHECKING:
     from hf_frameseg.prepared.builder import FrameDatasetBuilder
@@ -49,10 +52,7 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
         help="its format (default: %(default)s)",
     )
     group.add_argument("--split", metavar="NAME", nargs="+", help="splits (default: those whose annotations are there)")
-    group.add_argument(
-        "--video-dir", metavar="PATH", type=Path, help="folder of the videos, nested or not, or a tar or zip archive"
-    )
-    group.add_argument("--allow-links", action="store_true", help="follow links that lead out of the video folder")
+    add_settings(group, StorageSettings, "video_dir", "allow_links")
     group.add_argument(
         "--download", action="store_true", help="download annotations of QVHighlights that are not there"
     )
@@ -70,7 +70,7 @@ def refuse_in_data(output: Path | None, option: str, options: argparse.Namespace
     Raises:
         ValueError: If it is the table or the archive, or is there already inside one of the folders.
     """
-    places = [place for place in (options.data_dir, options.table, options.video_dir) if place is not None]
+    places = [Path(place) for place in (options.data_dir, options.table, options.video_dir) if place is not None]
     refuse_to_overwrite(output, places, option)
     if output is None or not output.is_file():
         return
@@ -118,7 +118,5 @@ def config_arguments(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--table is read by its content; leave out --dataset and --download")
     else:
         fields["data_dir"] = str(options.table)
-    if options.video_dir is not None:
-        fields["video_dir"] = str(options.video_dir)
-    fields |= {name: True for name in ("allow_links", "download") if getattr(options, name)}
-    return fields
+    fields |= given(options, StorageSettings)
+    return fields | ({"download": True} if options.download else {})

@@ -32,6 +32,19 @@ def add_ground_truth_options(parser: argparse.ArgumentParser, splits: Sequence[s
     group = parser.add_argument_group("ground truth (one of the two)")
     one_of = group.add_mutually_exclusive_group(required=True)
     one_of.add_argument("--ground-truth", metavar="FILE", type=Path, help="annotation file of any form")
+    add_split_options(one_of, group, splits)
+
+
+def add_split_options(
+    one_of: argparse._ActionsContainer, group: argparse._ActionsContainer, splits: Sequence[str]
+) -> None:
+    """Add ``--split NAME``, beside another way to name the annotations, and ``--data-dir DIR``.
+
+    Args:
+        one_of: What holds the other way.
+        group: What the folder belongs to.
+        splits: Splits that the command accepts.
+    """
     one_of.add_argument("--split", choices=splits, help="split of QVHighlights, downloaded once unless --data-dir")
     group.add_argument("--data-dir", metavar="DIR", type=Path, help="folder that holds the split's annotation file")
 

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_frameseg._files import atomic_write, check_outputs
+from hf_frameseg._options import given
 from hf_frameseg._text import printable
+from hf_frameseg.cli.messages import say
+from hf_frameseg.cli.parser import add_settings
+from hf_frameseg.cli.tables import format_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
     from hf_frameseg.predictions import FramePrediction
 
+HELP = "find the moments of one video"
+EPILOG = None
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 100
 
@@ -28,13 +34,11 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", "
 """Endings of a picture's name, which say what kind it is."""
 
 
-def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Add the command to the parser."""
-    from hf_frameseg.proposals.settings import OWN_OPTIONS
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    from hf_frameseg.proposals.settings import PAPER_PROPOSALS
+    from hf_frameseg.video.settings import FrameSettings
 
-    parser = commands.add_parser(
-        "predict", parents=[common], help="find the moments of one video", description="Find the moments of one video."
-    )
     parser.add_argument("video", metavar="VIDEO", type=Path, help="video file")
     parser.add_argument("queries", metavar="QUERY", nargs="+", help='sentence, e.g. "a red circle"')
     parser.add_argument(
@@ -49,24 +53,12 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
     parser.add_argument(
         "--num-beams", metavar="N", type=int, help="beams of the search (default: the number the model is saved with)"
     )
-    parser.add_argument(
-        "--decoder",
-        metavar="NAME",
-        choices=tuple(OWN_OPTIONS),
-        default="runs",
-        help="how frames become windows: %(choices)s (default: %(default)s, what the model marked and nothing else)",
-    )
-    parser.add_argument(
-        "--damaged",
-        metavar="ACTION",
-        choices=("raise", "keep"),
-        default="raise",
-        help="pictures that FFmpeg had to patch up: %(choices)s (default: %(default)s)",
-    )
-    parser.set_defaults(run=_predict)
+    add_settings(parser, PAPER_PROPOSALS, "decoder")
+    add_settings(parser, FrameSettings, "damaged")
 
 
-def _predict(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Check, read the video, ask the model, print and write."""
     from hf_frameseg.video.read import probe_duration
 
     # What can be wrong without a model is said before one is loaded.
@@ -79,17 +71,18 @@ def _predict(options: argparse.Namespace) -> None:
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from hf_frameseg.inference import MomentRetriever
-    from hf_frameseg.proposals.settings import ProposalSettings
+    from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
     from hf_frameseg.sharing.config import TINY_MODEL
     from hf_frameseg.sharing.loading import usable
+    from hf_frameseg.video.settings import FrameSettings
 
+    proposals = replace(PAPER_PROPOSALS, **given(options, ProposalSettings))
+    damaged = FrameSettings(**given(options, FrameSettings)).damaged
     disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
     if not options.debug:
         set_verbosity_error()  # reports of several lines about a model that is refused in one
     with usable(options.model or TINY_MODEL, asked=True):
-        retriever = MomentRetriever.from_pretrained(
-            options.model, proposals=ProposalSettings(options.decoder), damaged=options.damaged
-        )
+        retriever = MomentRetriever.from_pretrained(options.model, proposals=proposals, damaged=damaged)
     frames = retriever.read(options.video)
     with usable(options.model or TINY_MODEL, asked=True):
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
@@ -98,7 +91,7 @@ def _predict(options: argparse.Namespace) -> None:
         from hf_frameseg.video.read import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
-        shown = read_frames(options.video, frames.grid, damaged=options.damaged).frames
+        shown = read_frames(options.video, frames.grid, damaged=damaged).frames
     for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))
         if picture is not None:
@@ -147,7 +140,7 @@ def _write_picture(prediction: FramePrediction, frames: np.ndarray, path: Path) 
         warnings.simplefilter("always")
         save_figure(figure, path)
     if any("missing from font" in str(warning.message) for warning in caught):  # one for every letter
-        print(f"frameseg: warning: the font lacks letters of the query in {printable(path)}", file=sys.stderr)
+        say(f"frameseg: warning: the font lacks letters of the query in {path}")
 
 
 def _write_rows(predictions: Sequence[FramePrediction], vid: str, path: Path) -> None:
@@ -175,19 +168,13 @@ def describe(prediction: FramePrediction) -> str:
         >>> mask, probs = np.array([False, True, True, False]), np.array([0.0, 1.0, 0.7, 0.2])
         >>> print(describe(FramePrediction(grid, mask, probs, (Moment(2.0, 6.0, 0.85),), probs, query="a red circle")))
         a red circle
-          start     end       score
-          00:02.0   00:06.0   0.850
+          start        end  score
+          00:02.0  00:06.0  0.850
           saliency  ▁█▆▂
     """
-    lines = [printable(prediction.query)]
-    if prediction.moments:
-        lines.append("  start     end       score")
-    else:
-        lines.append("  no moment found")
-    lines += [
-        f"  {format_seconds(moment.start):<9} {format_seconds(moment.end):<9} {moment.score:.3f}"
-        for moment in prediction.moments
-    ]
+    rows = [[format_seconds(one.start), format_seconds(one.end), f"{one.score:.3f}"] for one in prediction.moments]
+    table = format_table(["start", "end", "score"], rows, width=sys.maxsize) if rows else ["no moment found"]
+    lines = [printable(prediction.query), *(f"  {line}" for line in table)]
     if prediction.fallback:
         lines.append("  (no frame was marked; this is the best-scoring frame)")
     lines.append(f"  saliency  {sparkline(prediction.saliency.tolist())}")

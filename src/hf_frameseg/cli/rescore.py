@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._files import atomic_write, check_outputs
 from hf_frameseg._text import printable
+from hf_frameseg.cli.ground_truth import add_ground_truth_options, read_truth, resolve_ground_truth
+from hf_frameseg.cli.messages import say
+from hf_frameseg.cli.parser import add_settings
+from hf_frameseg.cli.tables import format_table, number
 from hf_frameseg.records import write_json_lines
 
 if TYPE_CHECKING:
     from hf_frameseg.predictions import FramePrediction
     from hf_frameseg.proposals.settings import ProposalSettings
 
-SNAP_SECONDS = 2.0
+HELP = "rebuild windows and saliency from saved frames by one or more decoders, without the model, and score them"
+EPILOG = "docs/decoders.md explains the decoders"
+COMMON = ("ranking", "snap_seconds", "saliency", "saliency_values")  # fields that all decoders of a run share
 
 _COLUMN_TITLES = {
     "R1@0.5": "R1\n@0.5",
@@ -28,18 +34,10 @@ _COLUMN_TITLES = {
 }
 
 
-def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Add the command to the parser."""
-    from hf_frameseg.cli.ground_truth import add_ground_truth_options
-    from hf_frameseg.proposals.settings import OWN_OPTIONS, RANKINGS, SALIENCY_RULES, SALIENCY_VALUES
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
 
-    parser = commands.add_parser(
-        "rescore",
-        parents=[common],
-        help="rebuild windows from saved frames and score them",
-        description="Rebuild windows and saliency from a frames file (hl_SPLIT_frames.jsonl) by one or more decoders, "
-        "without the model, and score them. docs/decoders.md explains the decoders.",
-    )
     parser.add_argument("frames", metavar="FRAMES", type=Path, help="frames file, JSON lines")
     add_ground_truth_options(parser)
     parser.add_argument(
@@ -50,23 +48,21 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         choices=tuple(OWN_OPTIONS),
         help="one or more of %(choices)s (default: all)",
     )
-    parser.add_argument("--ranking", choices=RANKINGS, help="what ranks the runs of runs and runs+fill")
-    parser.add_argument("--snap", action="store_true", help=f"move windows to the grid of {SNAP_SECONDS:g} s")
-    parser.add_argument("--saliency", choices=SALIENCY_RULES, help="how a value per frame becomes one per clip")
-    parser.add_argument("--saliency-values", choices=SALIENCY_VALUES, help="which value per frame that is")
-    parser.add_argument("--allow-subset", action="store_true", help="score the queries that both files hold")
+    add_settings(parser, ProposalSettings, *COMMON)
+    parser.add_argument(
+        "--allow-subset", dest="match_number", action="store_false", help="score the queries that both files hold"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every number, with the settings behind it")
     parser.add_argument(
         "--submission", metavar="FILE", type=Path, help="write the official submission file (with one --decoder)"
     )
-    parser.set_defaults(run=_rescore)
 
 
-def _rescore(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Read, decode again, score, write, print."""
     settings = _settings(options)
     if options.submission is not None and len(settings) != 1:
         raise ValueError(f"--submission holds the windows of one decoder, got {len(settings)}; name one with --decoder")
-    from hf_frameseg.cli.ground_truth import read_truth, resolve_ground_truth
     from hf_frameseg.metrics import evaluate_submission
     from hf_frameseg.proposals.frames_file import read_frames_file
 
@@ -74,12 +70,12 @@ def _rescore(options: argparse.Namespace) -> None:
     check_outputs({"--json": options.json, "--submission": options.submission}, [options.frames, ground_truth])
     predictions = read_frames_file(options.frames)
     truth = read_truth(ground_truth).rows
-    num_queries = _count_shared(predictions, truth, options.allow_subset)
+    num_queries = _count_shared(predictions, truth, not options.match_number)
     _warn_of_durations(predictions, truth)
     results = {}
     for one, found in zip(settings, _redecoded(predictions, settings), strict=True):
         results[one.decoder] = {
-            **evaluate_submission([row.to_submission() for row in found], truth, match_number=not options.allow_subset),
+            **evaluate_submission([row.to_submission() for row in found], truth, match_number=options.match_number),
             "frameseg": _made_by(options.frames, num_queries, found, one),
         }
         if options.submission is not None:
@@ -100,13 +96,9 @@ def _settings(options: argparse.Namespace) -> list[ProposalSettings]:
     names = list(dict.fromkeys(options.decoder or OWN_OPTIONS))
     if options.ranking is not None and not any("ranking" in OWN_OPTIONS[name] for name in names):
         raise ValueError("--ranking ranks the runs of runs and runs+fill; add one of them to --decoder or leave it out")
-    wanted = {
-        "ranking": options.ranking,
-        "snap_seconds": SNAP_SECONDS if options.snap else None,
-        "saliency": options.saliency,
-        "saliency_values": options.saliency_values,
-    }
-    common = ProposalSettings("runs", **{name: value for name, value in wanted.items() if value is not None})
+    common = ProposalSettings(
+        "runs", **{name: value for name, value in vars(options).items() if name in COMMON and value is not None}
+    )
     return [common.for_decoder(name) for name in names]
 
 
@@ -178,10 +170,9 @@ def _warn_of_durations(predictions: Sequence[FramePrediction], truth: Sequence[M
         and abs(annotated[prediction.qid] - prediction.grid.duration_seconds) > 1e-6
     ]
     if other:
-        print(
+        say(
             f"frameseg: warning: {len(other)} of {len(predictions)} videos have another duration in the ground truth, "
-            f"for example that of qid {printable(other[0])}; were the frames sampled on the annotated duration?",
-            file=sys.stderr,
+            f"for example that of qid {other[0]}; were the frames sampled on the annotated duration?"
         )
 
 
@@ -206,7 +197,6 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
                @0.5   @0.7   mean  @0.5  @0.75  HL-mAP  HIT@1   /query
         runs  50.00  50.00  41.25     -      -       -      -      1.5
     """
-    from hf_frameseg.cli.tables import format_table
     from hf_frameseg.metrics import HEADLINE_COLUMNS, headline
     from hf_frameseg.proposals.settings import OWN_OPTIONS
 
@@ -222,7 +212,7 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     header = ["", *(_COLUMN_TITLES.get(column, column) for column in HEADLINE_COLUMNS), "windows\n/query"]
     rows = []
     for name, result in results.items():
-        cells = ["-" if value is None else f"{value:.2f}" for value in headline(result).values()]
+        cells = map(number, headline(result).values())
         rows.append([name, *cells, f"{result['frameseg']['windows_per_query']:.1f}"])
     # One table whatever the terminal: it is below 80 columns wide.
     return [", ".join(facts), "", *format_table(header, rows, width=sys.maxsize)]

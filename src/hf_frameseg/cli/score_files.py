@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,30 @@ def check_table(path: Path | None) -> None:
     """
     if path is not None and path.suffix not in TABLE_SUFFIXES:
         raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
+
+
+def publish(
+    lines: Sequence[str],
+    content: Mapping[str, Any],
+    columns: Callable[[], Columns],
+    options: argparse.Namespace,
+) -> None:
+    """Write the files that are asked for, then print: a closed pipe shall not cost a file.
+
+    Args:
+        lines: What the terminal shows.
+        content: What `--json` holds.
+        columns: Makes what `--per-query` holds.
+        options: Options of the command.
+    """
+    written = []
+    if options.json is not None:
+        write_json(options.json, content)
+        written.append(f"scores: {options.json}")
+    if options.per_query is not None:
+        write_columns(options.per_query, columns())
+        written.append(f"queries: {options.per_query}")
+    print(*lines, *map(printable, written), sep="\n")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.cli.tables import count, format_table, number
+from hf_frameseg.cli.tables import count, count_of, format_table, interval_rows, number
 from hf_frameseg.metrics import (
     HEADLINE_COLUMNS,
     MIN_RATINGS,
@@ -187,10 +187,8 @@ def _difference_cells(outcome: Outcomes | None, interval: Interval | None, with_
 
 def _title(scored: Scored, ground_truth: str, num_annotations: int) -> str:
     """Say what was scored on what."""
-    scored_queries = count_queries(scored.per_query)["full"]
-    part = "" if scored_queries == num_annotations else f"{scored_queries} of "
+    queries = count_of(count_queries(scored.per_query)["full"], num_annotations, "query", "queries")
     how = ", not validated" if scored.violations is None else ""
-    queries = f"{part}{count(num_annotations, 'query', 'queries')}"
     return printable(f"{scored.name}: {queries} of {ground_truth}{how}")
 
 
@@ -207,7 +205,7 @@ def _headline_table(scored: Scored) -> Table:
     """Make the row of the papers' tables."""
     keys = {name: key for name, key in scored.headline_keys().items() if scored.score(key) is not None}
     rows = [["score", *(number(scored.score(key)) for key in keys.values())]]
-    return ["", *keys], rows + _interval_rows(scored, list(keys.values()))
+    return ["", *keys], rows + interval_rows(scored.intervals, keys.values())
 
 
 def _moments_table(scored: Scored) -> Table:
@@ -216,7 +214,7 @@ def _moments_table(scored: Scored) -> Table:
     rows = [[f"{float(limit):.2f}", *(number(part[limit]) for part in parts)] for limit in parts[-1]]
     rows.append(["mean", *(number(part["average"]) for part in parts[:4]), *[""] * 4])
     keys = [f"MR-{name}-mAP" for name in RANGES]
-    rows += [[*row, *[""] * 4] for row in _interval_rows(scored, keys)]
+    rows += [[*row, *[""] * 4] for row in interval_rows(scored.intervals, keys)]
     counts = [str(count_queries(scored.per_query)[name]) for name in RANGES]
     rows.append(["queries", *counts, *counts])
     return ["IoU", *(f"{metric}\n{name}" for metric in ("mAP", "R1") for name in RANGES)], rows
@@ -225,17 +223,8 @@ def _moments_table(scored: Scored) -> Table:
 def _highlights_table(scored: Scored) -> Table:
     """Make HL-mAP and HIT@1 by rating."""
     keys = [f"HL-min-{name}-{metric}" for metric in ("mAP", "Hit1") for name in MIN_RATINGS]
-    rows = [["score", *(number(scored.score(key)) for key in keys)], *_interval_rows(scored, keys)]
+    rows = [["score", *(number(scored.score(key)) for key in keys)], *interval_rows(scored.intervals, keys)]
     return ["rating", *(f"{metric}\n{name}" for metric in ("HL-mAP", "HIT@1") for name in MIN_RATINGS)], rows
-
-
-def _interval_rows(scored: Scored, keys: Sequence[str]) -> list[list[str]]:
-    """Make the two rows of the 95 % intervals, if there are any."""
-    if not scored.intervals:
-        return []
-    found = [scored.intervals[key] for key in keys]
-    low = ["95 % low", *(number(interval.low) for interval in found)]
-    return [low, ["95 % high", *(number(interval.high) for interval in found)]]
 
 
 def _leaves_out_zero(interval: Interval) -> bool:

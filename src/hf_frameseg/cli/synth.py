@@ -5,36 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hf_frameseg._options import given
 from hf_frameseg._text import printable
+from hf_frameseg.cli.parser import add_settings
+
+HELP = "write a data set of synthetic H.264 videos in the layout of QVHighlights"
+EPILOG = None
 
 
-def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "synth",
-        parents=[common],
-        help="write a synthetic data set",
-        description="Write a data set of synthetic H.264 videos in the layout of QVHighlights.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    from hf_frameseg.datasets.synthetic import SyntheticSettings
+
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to fill")
-    for split, default in (("train", 400), ("val", 100), ("test", 50)):
-        text = f"videos of the {split} split (default: {default})"
-        parser.add_argument(f"--num-{split}", metavar="N", type=int, help=text)
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of everything that is random (default: 0)")
-    parser.add_argument("--num-proc", metavar="N", type=int, help="processes that draw and encode (default: 1)")
-    parser.set_defaults(run=_synth)
+    add_settings(parser, SyntheticSettings)
+    parser.add_argument(
+        "--num-proc", metavar="N", type=int, default=1, help="processes that draw and encode (default: 1)"
+    )
 
 
-def _synth(options: argparse.Namespace) -> None:
-    from hf_frameseg.datasets.synthetic import write_dataset
+def run(options: argparse.Namespace) -> None:
+    """Write, and say where."""
+    from hf_frameseg.datasets.synthetic import SyntheticSettings, write_dataset
 
-    wanted = {
-        "num_train_videos": options.num_train,
-        "num_val_videos": options.num_val,
-        "num_test_videos": options.num_test,
-        "seed": options.seed,
-        "num_proc": options.num_proc,
-    }
-    given = {name: value for name, value in wanted.items() if value is not None}
-    write_dataset(options.out, progress=True, **given)
+    write_dataset(options.out, num_proc=options.num_proc, progress=True, **given(options, SyntheticSettings))
     print(f"data set  {printable(options.out)}")

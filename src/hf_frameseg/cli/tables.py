@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from hf_frameseg._text import printable
+
+if TYPE_CHECKING:
+    from hf_frameseg.metrics import Interval
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -92,3 +96,28 @@ def count(many: int, one: str, more: str | None = None) -> str:
         ('1 query', '2 videos')
     """
     return f"{many} {one if many == 1 else more or f'{one}s'}"
+
+
+def count_of(part: int, total: int, one: str, more: str | None = None) -> str:
+    """Write how many of all were scored.
+
+    Example:
+        >>> count_of(2, 2, "video"), count_of(1, 3, "query", "queries")
+        ('2 videos', '1 of 3 queries')
+    """
+    return f"{'' if part == total else f'{part} of '}{count(total, one, more)}"
+
+
+def interval_rows(intervals: Mapping[str, Interval], keys: Iterable[str]) -> list[list[str]]:
+    """Make the two rows of a table with the ends of 95 % intervals; none without intervals.
+
+    Args:
+        intervals: Interval by key; empty if there are none.
+        keys: Keys of the columns.
+
+    Returns:
+        Rows of cells, each with its label in front.
+    """
+    found = [intervals[key] for key in keys] if intervals else []
+    ends = (("95 % low", "low"), ("95 % high", "high")) if intervals else ()
+    return [[label, *(number(getattr(one, end)) for one in found)] for label, end in ends]

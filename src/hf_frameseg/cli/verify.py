@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.cli.data_options import add_data_options, refuse_in_data
+from hf_frameseg.cli.tables import count, format_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,15 +18,12 @@ if TYPE_CHECKING:
     from hf_frameseg.prepared.manifest import PreparedFolder
     from hf_frameseg.prepared.verify import Verification
 
-SHOWN_PROBLEMS = 10  # of each kind and split
-
-_DEFAULT_CACHE = Path("-")  # no name of a folder that anybody gives
-
-_EPILOG = """\
+HELP = "look for missing and unreadable videos and wrong durations, or for damage in prepared data"
+EPILOG = """\
 exit status:
   0  every video is there, its frames can be listed, and it lasts as long as annotated (up to 2 s); what is prepared is
      what was written
-  1  some are not
+  1  some are not, or nothing is prepared there
   2  the command line, a folder or an annotation file is at fault; what to do is on stderr
 
 examples:
@@ -35,18 +32,15 @@ examples:
   frameseg verify --table mine.csv --video-dir /data/videos
   frameseg verify --cache /data/cache
 """
+SHOWN_PROBLEMS = 10  # of each kind and split
+
+_DEFAULT_CACHE = Path("-")  # no name of a folder that anybody gives
 
 
-def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "verify",
-        parents=[common],
-        help="find missing and broken videos of a data set",
-        description="Look for missing and unreadable videos and wrong durations, or for damage in prepared data.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    from hf_frameseg.cli.data_options import add_data_options
+
     add_data_options(parser, required=False)
     parser.add_argument(
         "--cache",
@@ -57,12 +51,12 @@ def add(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -
         help="compare all prepared data in this cache (default: that of `datasets`) with its checksums",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the counts and every problem")
-    parser.set_defaults(run=_verify)
 
 
-def _verify(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Check, write, print."""
     from hf_frameseg._files import check_outputs
+    from hf_frameseg.cli.data_options import refuse_in_data
     from hf_frameseg.cli.score_files import write_json
 
     has_videos = options.data_dir is not None or options.table is not None
@@ -85,7 +79,7 @@ def _verify(options: argparse.Namespace) -> int:
         prepared = _verify_cache(options.cache)
         report["prepared"] = [{**asdict(one), "folder": str(one.folder)} for one in prepared]
         lines += [*([""] if lines else []), *describe_prepared(prepared)]
-        good = good and not any(one.damage for one in prepared)
+        good = good and bool(prepared) and not any(one.damage for one in prepared)
     if options.json is not None:
         write_json(options.json, report)
     print("\n".join(lines))
@@ -130,17 +124,20 @@ def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
         damaged  cache/b  x.arrow is no file
         1 of 2 prepared folders is damaged; `frameseg prepare` with the same options makes it again
     """
+    if not prepared:
+        return ["nothing is prepared there; `frameseg prepare` with this --cache-dir does it"]
     lines = []
     for one in prepared:
-        sizes = f"{one.num_files} files, {one.num_bytes / 1e6:.1f} MB"
+        sizes = f"{count(one.num_files, 'file')}, {one.num_bytes / 1e6:.1f} MB"
         lines.append(
             f"{'damaged' if one.damage else 'sound  '}  {printable(one.folder)}  {printable(one.damage or sizes)}"
         )
     if damaged := sum(one.damage is not None for one in prepared):
-        what = "is damaged; `frameseg prepare` with the same options makes it again"
-        what = what if damaged == 1 else "are damaged; `frameseg prepare` with the same options makes them again"
-        lines.append(f"{damaged} of {len(prepared)} prepared {'folder' if len(prepared) == 1 else 'folders'} {what}")
-    return lines or ["no prepared data there"]
+        are, them = ("is", "it") if damaged == 1 else ("are", "them")
+        folders = count(len(prepared), "prepared folder")
+        repair = f"`frameseg prepare` with the same options makes {them} again"
+        lines.append(f"{damaged} of {folders} {are} damaged; {repair}")
+    return lines
 
 
 def describe(verification: Verification, width: int) -> list[str]:
@@ -162,7 +159,6 @@ def describe(verification: Verification, width: int) -> list[str]:
         <BLANKLINE>
         val  missing     v7  no such file in the video folder QVH/videos (2 queries)
     """
-    from hf_frameseg.cli.tables import format_table
     from hf_frameseg.prepared.verify import PROBLEMS
 
     wide = max(map(len, verification.videos), default=0)
@@ -176,16 +172,11 @@ def describe(verification: Verification, width: int) -> list[str]:
         for kind in PROBLEMS:
             some = [one for one in verification.problems if (one.split, one.problem) == (split, kind)]
             for one in some[:SHOWN_PROBLEMS]:
-                affects = f"({one.queries} {_plural('query', one.queries)})"
-                lines.append(printable(f"{split:<{wide}}  {kind:<10}  {one.vid}  {one.error} {affects}"))
+                affects = count(one.queries, "query", "queries")
+                lines.append(printable(f"{split:<{wide}}  {kind:<10}  {one.vid}  {one.error} ({affects})"))
             if len(some) > SHOWN_PROBLEMS:
                 lines.append(
                     f"{split:<{wide}}  {kind:<10}  and {len(some) - SHOWN_PROBLEMS} more; --json FILE lists all"
                 )
     table = format_table(["", "videos", "queries", *PROBLEMS, "queries affected"], rows, width)
     return [*table, *([""] if lines else []), *lines]
-
-
-def _plural(word: str, count: int) -> str:
-    """Return the word for a count."""
-    return word if count == 1 else f"{word.removesuffix('y')}ies"

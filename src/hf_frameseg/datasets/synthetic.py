@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_frameseg._files import atomic_write, atomic_writer, replace_folder
+from hf_frameseg._options import setting
 from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, NUM_ANNOTATORS, num_clips
 from hf_frameseg.records import write_json_lines
 from hf_frameseg.video.worker import check_num_processes, start_pool_process
@@ -314,25 +315,25 @@ def _make_one(task: tuple[str, int], *, out_dir: Path, seed: int, size: int, fps
 class SyntheticSettings:
     """Everything that decides the content of a synthetic data set; written beside it as `synthetic.json`."""
 
-    num_train_videos: int = 400
-    num_val_videos: int = 100
-    num_test_videos: int = 50
-    queries_per_video: int = 3
-    size_pixels: int = 64
-    fps: int = 2
-    seed: int = 0
+    num_train_videos: int = setting(400, "videos of the train split", "N")
+    num_val_videos: int = setting(100, "videos of the val split", "N")
+    num_test_videos: int = setting(50, "videos of the test split", "N")
+    queries_per_video: int = setting(3, "queries for each video", "N")
+    size_pixels: int = setting(64, "side of the square videos", "PIXELS")
+    fps: int = setting(2, "frames per second", "N")
+    seed: int = setting(0, "seed of everything that is random", "N")
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             least, most = 0 if name in ("seed", "num_test_videos") else 1, _LARGEST[name]
             if type(value) is not int:
-                raise ValueError(f"{name} must be a whole number, got {value!r}.")
+                raise ValueError(f"expected {name} to be a whole number, got {value!r}")
             if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+                raise ValueError(f"expected {name} to be at least {least}, got {value}")
             if value > most:
-                raise ValueError(f"{name} must be at most {most}, got {value}.")
+                raise ValueError(f"expected {name} to be at most {most}, got {value}")
         if self.size_pixels % 2:
-            raise ValueError(f"size_pixels must be even for H.264 (yuv420p), got {self.size_pixels}.")
+            raise ValueError(f"expected size_pixels to be even for H.264 (yuv420p), got {self.size_pixels}")
 
 
 def write_dataset(

@@ -17,6 +17,7 @@ from hf_frameseg.annotations.schema import AnnotationError, check_duration, chec
 from hf_frameseg.prepared.frame_columns import check_frame_format
 from hf_frameseg.prepared.jobs import run_threads
 from hf_frameseg.prepared.one_video import FORMAT_VERSION
+from hf_frameseg.prepared.settings import StorageSettings
 from hf_frameseg.prepared.sources.archive import unpack_in_order
 from hf_frameseg.prepared.sources.folder import VideoFile, VideoFolder, VideoSource
 from hf_frameseg.prepared.sources.memory import VideoMemory
@@ -30,31 +31,23 @@ ON_ERROR = ("raise", "skip", "blank")
 
 
 @dataclass
-class FrameDatasetConfig(datasets.BuilderConfig):
+class FrameDatasetConfig(StorageSettings, datasets.BuilderConfig):
     """Say what to prepare. Everything here, the annotations and the video files' sizes and times key the cache.
 
-    A data set overrides `split_names` and `read_split`, and `video_place` if its videos lie elsewhere.
+    A data set overrides `split_names` and `read_split`, and `video_place` if its videos lie elsewhere. The fields that
+    `StorageSettings` documents come first.
 
     Args:
         data_dir: Folder with the annotation files and `videos/`.
-        video_dir: Folder of the videos, nested or not, if it is not `data_dir/videos`; or a tar or zip archive.
         splits: Splits to prepare; None takes those whose annotations are there.
         frames: Which frames stand for a video, at what size, and how files are read.
-        frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
-        on_error: "raise", "skip" (leave the queries of a missing or unreadable video out) or "blank" (keep them, with
-            black frames and `frames_missing` set). The videos are listed in `failures.jsonl` in any case.
-        allow_links: Follow links inside the video folder to places outside it.
         memory_dir: Folder in which to remember how long video files are, and what stands for their content; a builder
             takes its cache. None asks the files every time.
     """
 
     version: datasets.Version | str | None = FORMAT_VERSION
-    video_dir: str | None = None
     splits: tuple[str, ...] | None = None
     frames: FrameSettings = FrameSettings()
-    frame_format: str = "jpeg"
-    on_error: str = "raise"
-    allow_links: bool = False
     memory_dir: str | None = None
     _annotations: dict[str, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False)
     _videos: VideoSource[Any] | None = field(default=None, init=False, repr=False)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hf_frameseg._numbers import is_number, is_whole
+from hf_frameseg._options import setting
 
 RANKINGS = ("mean-probability", "log-odds", "time")
 """What ranks the runs of a mask."""
@@ -36,23 +37,21 @@ class ProposalSettings:
 
     `docs/decoders.md` explains every decoder.
 
-    Args:
-        decoder: Name in `DECODERS`.
-        max_moments: Keep at most this many windows; the official evaluator reads the first 10 listed ones.
-        snap_seconds: Move windows to the nearest points of a grid of this step (QVHighlights annotates on 2.0) and of
-            the video's end, at least 0.01; None keeps the frame edges.
-        saliency: `"linear"` between the frames, read at clip centres; `"nearest"`: the frame whose window holds the
-            clip's centre; `"box"`: the mean over the clip of the frames' windows.
-        saliency_values: `"probs"`, or `"logits"`: the difference `logit_1 - logit_0`, which still ranks frames whose
-            probabilities are all 1.
-        ranking: Of the runs: `"mean-probability"`, `"log-odds"` (their sum) or `"time"`. For runs and runs+fill.
-        empty: What an all-zero mask gives. `"best_frame"`: the window of the frame with the highest probability (the
-            first of equals), because the official evaluator fails on queries without a window. `"none"`: no moment.
-            For runs and runs+fill; the others have a window for every query.
-        thresholds: Of the threshold-ladder, ascending in [0, 1); the first is 0, so that every query has a window.
-        context: Neighbourhood of the local soft IoU as a share of the length. For runs+fill and soft-iou.
-        fill_nms_iou: Highest IoU of a further candidate with a better one, in [0, 1). For runs+fill.
-        soft_iou_nms_iou: The same for soft-iou.
+    Each field says in its `help` what it means; `frameseg rescore --help` shows the texts of those that it sets. The
+    fields in `OWN_OPTIONS` are for the decoders that it names, and all others for every decoder.
+
+    - `max_moments`: the official evaluator reads the first 10 listed ones.
+    - `snap_seconds`: the grid of QVHighlights' annotations is 2.0; the video's end counts as a point of it. At least
+      0.01; None keeps the frame edges.
+    - `saliency`: `"linear"` between the frames, read at clip centres; `"nearest"`: the frame whose window holds the
+      clip's centre; `"box"`: the mean over the clip of the frames' windows.
+    - `saliency_values`: `"logits"`, the difference `logit_1 - logit_0`, still ranks frames whose probabilities are all
+      1.
+    - `ranking`: `"log-odds"` is their sum over the run.
+    - `empty`: `"best_frame"` is the window of the frame with the highest probability (the first of equals), because the
+      official evaluator fails on queries without a window; `"none"` is no moment. The other decoders have a window for
+      every query.
+    - `thresholds`: ascending in [0, 1); the first is 0, so that every query has a window.
 
     Raises:
         ValueError: If a value is out of range, or an option is set that the decoder does not use.
@@ -62,30 +61,26 @@ class ProposalSettings:
         True
     """
 
-    decoder: str = "runs+fill"
-    max_moments: int = 10
-    snap_seconds: float | None = None
-    saliency: str = "linear"
-    saliency_values: str = "probs"
-    ranking: str = "mean-probability"
-    empty: str = "best_frame"
-    thresholds: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    context: float = 0.3
-    fill_nms_iou: float = 0.8
-    soft_iou_nms_iou: float = 0.7
+    decoder: str = setting("runs+fill", "how frames become windows", "NAME", tuple(OWN_OPTIONS))
+    max_moments: int = setting(10, "most windows of a query", "N")
+    snap_seconds: float | None = setting(None, "move windows to a grid of this step, such as 2", "SECONDS")
+    saliency: str = setting("linear", "how a value per frame becomes one per clip", "RULE", SALIENCY_RULES)
+    saliency_values: str = setting("probs", "which value per frame that is", "NAME", SALIENCY_VALUES)
+    ranking: str = setting("mean-probability", "what ranks the runs of runs and runs+fill", "NAME", RANKINGS)
+    empty: str = setting("best_frame", "what a mask without ones gives", "RULE", EMPTY_RULES)
+    thresholds: tuple[float, ...] = setting((0.0, 0.25, 0.5, 0.75), "thresholds of the ladder", "SHARE")
+    context: float = setting(0.3, "neighbourhood of the local soft IoU, as a share of the window's length", "SHARE")
+    fill_nms_iou: float = setting(0.8, "highest IoU of a further window with a better one, in [0, 1)", "IOU")
+    soft_iou_nms_iou: float = setting(0.7, "the same for soft-iou", "IOU")
 
     def __post_init__(self) -> None:
         """Check every value once, here."""
-        choices = {
-            "decoder": tuple(OWN_OPTIONS),
-            "ranking": RANKINGS,
-            "empty": EMPTY_RULES,
-            "saliency": SALIENCY_RULES,
-            "saliency_values": SALIENCY_VALUES,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for one in fields(self):
+            known = one.metadata["choices"]
+            if known and getattr(self, one.name) not in known:
+                raise ValueError(
+                    f"expected {one.name} to be one of {', '.join(known)}, got {getattr(self, one.name)!r}"
+                )
         if not is_whole(self.max_moments, 1):
             raise ValueError(f"expected max_moments to be a whole number of at least 1, got {self.max_moments!r}")
         if self.snap_seconds is not None:
