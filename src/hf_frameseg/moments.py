@@ -294,21 +294,17 @@ class FrameGrid:
         """Return every frame's half-open window `[start, end)` in seconds, shape (F, 2)."""
         return np.stack([self.edges[:-1], self.edges[1:]], axis=1)
 
-    def clip_times(self, clip_seconds: float = CLIP_SECONDS) -> NDArray[np.float64]:
+    def clip_times(self) -> NDArray[np.float64]:
         """Return the middle of every clip in seconds of the video's clock; clips are counted from the start.
 
-        Args:
-            clip_seconds: Length of one clip in seconds.
-
         Returns:
-            Seconds, shape (C,) with C = `num_clips(grid.duration_seconds, clip_seconds)`.
+            Seconds, shape (C,) with C = `num_clips(grid.duration_seconds)`.
 
         Example:
             >>> FrameGrid.middle(6, 2).clip_times().tolist()
             [1.0, 3.0, 5.0]
         """
-        count = num_clips(self.duration_seconds, clip_seconds)
-        return self.start_seconds + (np.arange(count) + 0.5) * clip_seconds
+        return self.start_seconds + (np.arange(num_clips(self.duration_seconds)) + 0.5) * CLIP_SECONDS
 
     def __eq__(self, other: object) -> bool:
         """Tell whether all times and edges are the same."""

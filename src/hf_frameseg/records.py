@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hf_frameseg._files import atomic_write
-from hf_frameseg._text import printable, short
+from hf_frameseg._text import printable
 
 MAX_FILE_BYTES = 256 * 2**20
 """Largest file that is read, unpacked: about the size of 100,000 queries with ten windows and 75 saliency scores."""
@@ -159,6 +159,27 @@ def read_records(file: TextFile) -> Records:
     return _parse(file.text)
 
 
+def objects_of(file: TextFile) -> list[tuple[int, dict[str, Any]]]:
+    """Read the JSON objects of a file in which everything has to be one.
+
+    Args:
+        file: What `read_text_file` returned.
+
+    Returns:
+        Line, counted from 1, and object.
+
+    Raises:
+        ValueError: Something else is in the file; the message starts with file and line, both fit to be printed.
+    """
+    records = read_records(file)
+    for fault in records.faults:
+        where = f"{file.short_name}:{fault.line}"
+        if fault.is_json:
+            raise ValueError(f"{where}: expected one JSON object per line, got {type(fault.value).__name__}")
+        raise ValueError(f"{where}: not JSON ({fault.reason}); expected one object per line")
+    return list(zip(records.line_numbers, records.rows, strict=True))
+
+
 def records_of_lines(lines: Iterator[tuple[int, str | bytes]]) -> Records:
     """Read lines that hold one JSON object each.
 
@@ -190,11 +211,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
         OSError: If it is not there or cannot be read.
         ValueError: If it is damaged; the message names file and line.
     """
-    file = read_text_file(path)
-    records = read_records(file)
-    for fault in records.faults:
-        raise ValueError(f"{file.name}:{fault.line}: {EXPECTED}, got {fault.reason or short(fault.value)}")
-    return records.rows
+    return [row for _, row in objects_of(read_text_file(path))]
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]], ensure_ascii: bool = True) -> None:

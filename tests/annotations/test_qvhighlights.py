@@ -129,8 +129,8 @@ def test_a_lacking_field_is_named(file, annotation, write_annotations, name):
         (b'{"qid": 1', "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[1, 2]", "expected one JSON object per query, got list"),
-        (b"null", "expected one JSON object per query, got NoneType"),
+        (b"[1, 2]", "expected one JSON object per line, got list"),
+        (b"null", "expected one JSON object per line, got NoneType"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(file, annotation, line, message):

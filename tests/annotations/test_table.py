@@ -122,7 +122,7 @@ def test_qids_are_for_all_lines_or_none(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"video": 1', ":1: not JSON"),
-        ("a.jsonl", b"\n[1]\n", ":2: expected one JSON object per query, got list"),
+        ("a.jsonl", b"\n[1]\n", ":2: expected one JSON object per line, got list"),
         ("a.jsonl", b"[" * 100_000, ":1: not JSON"),
         ("a.jsonl", b"\n", ": is empty"),
         ("a.csv", b"video,query,windows\n", ": expected at least one query"),

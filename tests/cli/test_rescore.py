@@ -219,8 +219,11 @@ def test_broken_input_is_one_line(files: tuple[str, str], tmp_path: Path, capsys
     long = good.replace('"00101"', f'"{"0" * 20_000}"')
     cases = [
         (good.replace('"mask": "00101"', '"mask": "0010"'), "frames.jsonl:2: expected log_odds to be a list of 4"),
-        (good.replace("-1.0", "NaN", 1), "frames.jsonl:1: not JSON (NaN is no JSON number"),
-        ("", "frames.jsonl: expected one JSON object per line, got an empty file"),
+        (
+            good.replace("-1.0", "NaN", 1),
+            "frames.jsonl:1: expected log_odds to be finite numbers, got nan for frame 2; look for an overflow",
+        ),
+        ("", "frames.jsonl is empty; expected a text file with one JSON object per line"),
         (
             day,
             "frames.jsonl:1: expected duration_seconds to be finite and above 0, up to 86400 (a day), got 1000000000",

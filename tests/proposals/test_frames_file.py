@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from hf_frameseg import records
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.frames_file import FramesFileError, read_frames_file, write_frames_file
@@ -114,6 +116,15 @@ def test_file_order_is_kept_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     assert [prediction.qid for prediction in read_frames_file(path)] == [3, 1, 2]
 
 
+def test_all_forms_of_records_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    lines = [json.dumps({**LINE, "qid": qid}) for qid in (1, 2)]
+    for text in ("\r".join(lines), f"[{lines[0]},\n{lines[1]}]", json.dumps({**LINE, "qid": 1}, indent=1) + lines[1]):
+        for content in (text.encode(), gzip.compress(text.encode())):
+            path.write_bytes(content)
+            assert [prediction.qid for prediction in read_frames_file(path)] == [1, 2]
+
+
 @pytest.mark.parametrize("missing", ["qid", "vid"])
 def test_a_prediction_without_a_name_is_not_written(missing: str, tmp_path: Path) -> None:
     prediction = replace(predict(np.zeros(2), np.ones(2), FrameGrid.middle(4, 2)), **{missing: None})
@@ -203,16 +214,19 @@ def test_probabilities_out_of_range_are_refused(probs: list[float], tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps({**LINE, "log_odds": [1, float("nan"), 2]}), "NaN is no JSON number; look for an overflow"),
-        (json.dumps({**LINE, "log_odds": [1, float("-inf"), 2]}), "-Infinity is no JSON number"),
+        (json.dumps({**LINE, "log_odds": [1, float("nan"), 2]}), "got nan for frame 1; look for an overflow"),
+        (json.dumps({**LINE, "log_odds": [1, float("-inf"), 2]}), "got -inf for frame 1; look for an overflow"),
+        (json.dumps({**LINE, "duration_seconds": float("nan")}), "duration_seconds to be a finite number, got nan"),
         (json.dumps(LINE).replace("-2000.0", "1e999"), "expected log_odds to be finite numbers, got inf for frame 2"),
         (json.dumps(LINE)[:-10], "not JSON"),
-        ("[1]", "expected a JSON object with qid, vid, query, duration_seconds, mask, got list"),
-        ("3", "expected a JSON object"),
+        ("[1]", "f.jsonl:1: expected one JSON object per line, got list"),
+        (json.dumps(LINE) + "\n[1]", "f.jsonl:2: expected one JSON object per line, got list"),
+        ("[]", "f.jsonl: expected at least one query, got none; decode again"),
+        ("3", "f.jsonl is not JSON .it starts with '3'.; expected a text file with one JSON object per line"),
         ("[" * 100_000, "not JSON"),
         (json.dumps(LINE) + "\n" + json.dumps(LINE), "f.jsonl:2: qid 2 is also on line 1; keep one of them"),
-        ("", "f.jsonl: expected one JSON object per line, got an empty file"),
-        ("\n \n", "got an empty file"),
+        ("", "f.jsonl is empty; expected a text file with one JSON object per line"),
+        ("\n \n", "f.jsonl is empty"),
     ],
 )
 def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -223,10 +237,11 @@ def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f\x1b.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b"\n" + b" " * 3_000_000)
-    with pytest.raises(FramesFileError, match=r"^f\\x1b.jsonl:2: longer than 1000000 bytes"):
+    monkeypatch.setattr(records, "MAX_FILE_BYTES", 1_000_000)
+    with pytest.raises(FramesFileError, match=r"f\\x1b.jsonl has more than .* MB of text"):
         read_frames_file(path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileNotFoundError, match="no frames file at"):
@@ -251,7 +266,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
 def test_other_bytes_and_no_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_bytes(b"\xff\xfe\x00{\x00")
-    with pytest.raises(FramesFileError, match=r"f\.jsonl:1: not JSON"):
+    with pytest.raises(FramesFileError, match=r"f\.jsonl is UTF-16; .* save it as UTF-8"):
         read_frames_file(tmp_path / "f.jsonl")
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(FileNotFoundError, match="no frames file at .*; check the path"):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
 from hf_frameseg.annotations.schema import AnnotationError
-from hf_frameseg.records import TextFile, read_records, read_text_file
+from hf_frameseg.records import TextFile, objects_of, read_text_file
 
 SplitFiles = Mapping[str, tuple[str, ...]]
 """Split -> names of the files that hold it, the preferred one first."""
@@ -40,31 +40,25 @@ def open_annotations(path: str | Path | TextFile) -> TextFile:
         raise _named(path, error) from None
 
 
-def json_objects(file: TextFile) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON objects of an annotation file with their lines.
+def json_objects(file: TextFile) -> list[tuple[int, dict[str, Any]]]:
+    """Return the JSON objects of an annotation file with their lines.
 
     Args:
         file: The file: JSON lines, one list, or objects over several lines.
 
-    Yields:
+    Returns:
         Line, counted from 1, and object.
 
     Raises:
         AnnotationError: If it holds no object, or something that is none; the message starts with `file:line`.
     """
     try:
-        records = read_records(file)
+        found = objects_of(file)
     except ValueError as error:
         raise _named(file.name, error) from None
-    for fault in records.faults:
-        where = f"{file.short_name}:{fault.line}"
-        if fault.is_json:
-            kind = type(fault.value).__name__
-            raise AnnotationError(f"{where}: expected one JSON object per query, got {kind}")
-        raise AnnotationError(f"{where}: not JSON ({fault.reason}); expected one object per line")
-    if not records.rows:
+    if not found:
         raise AnnotationError(f"{file.short_name}: expected at least one query, got none; download it again")
-    yield from zip(records.line_numbers, records.rows, strict=True)
+    return found
 
 
 def split_file(data_dir: str | Path, files: SplitFiles, split: str) -> Path:
@@ -127,5 +121,8 @@ def find_file(folder: str | Path, name: str) -> Path | None:
 
 
 def _named(path: str | Path, error: ValueError) -> AnnotationError:
-    """Return an error of the whole file that starts with its short name, as those of its lines do."""
-    return AnnotationError(f"{printable(Path(path).name)}: {str(error).removeprefix(printable(path)).lstrip()}")
+    """Return an error that starts with the file's short name, as those of single lines do already."""
+    text, shown = str(error), printable(path)
+    return AnnotationError(
+        f"{printable(Path(path).name)}: {text[len(shown) + 1 :]}" if text.startswith(f"{shown} ") else text
+    )

@@ -156,7 +156,7 @@ def _is_qvhighlights(file: TextFile, form: str) -> bool:
     """Tell the rows of QVHighlights from those of a table, by the first."""
     if form != "rows" or delimiter_of(file.name) is not None:
         return False
-    first = next(json_objects(file))[1]
+    _, first = json_objects(file)[0]
     return "video" not in first and "windows" not in first
 
 

@@ -1,6 +1,6 @@
 r"""Frames files: what a model said about each frame, so that windows and saliency can be made again without it.
 
-JSON lines in UTF-8, one query each:
+JSON lines in UTF-8, one query each (as any file of records it may be packed by gzip, or one list):
 
     {"qid": 1, "vid": "a", "query": "a dog", "duration_seconds": 6.0, "mask": "011", "log_odds": [-3.5, 1.25, 0.5]}
 
@@ -11,18 +11,17 @@ JSON lines in UTF-8, one query each:
 | `duration_seconds` | length of the video, or of the part of it that the grid covers, above 0 |
 | `mask` | the decoded digits, one per frame |
 | `log_odds` | `logit_1 - logit_0` of each frame along the chosen beam, unrounded |
-| `probs` | foreground probabilities in [0, 1], for who has kept nothing else; instead of `log_odds` |
+| `probs` | foreground probabilities in [0, 1], in place of `log_odds` where only these were kept |
 | `grid_times`, `grid_edges` | `times` and `edges` of the `FrameGrid`; left out for the paper's grid from 0 on |
 
-Python writes a float so that the same float is read back: what is rescored is what was decoded.
+A float is written with all its digits, so that the scores of the file are those of the decoded frames.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +32,11 @@ from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import probs_of, redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.records import write_json_lines
+from hf_frameseg.records import objects_of, read_text_file, write_json_lines
 
 REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
 VALUE_KEYS = ("log_odds", "probs")
 GRID_KEYS = ("grid_times", "grid_edges")
-
-MAX_LINE_BYTES = 1_000_000
-"""Longest line of a frames file; 10,000 frames on a grid of their own take two thirds of it."""
 
 
 class FramesFileError(ValueError):
@@ -51,7 +47,7 @@ def write_frames_file(path: str | Path, predictions: Iterable[FramePrediction]) 
     """Write a frames file.
 
     Args:
-        path: The file; an old one is replaced when the new one is whole.
+        path: The file; an old one is replaced when the new one is complete.
         predictions: One per query, with `qid` and `vid`. Without `log_odds` the probabilities are written.
 
     Raises:
@@ -65,46 +61,42 @@ def read_frames_file(path: str | Path, settings: ProposalSettings = PAPER_PROPOS
 
     Args:
         path: The file.
-        settings: How windows and saliency are made of the frames; `redecode` makes others later.
+        settings: How the frames become windows and saliency; `redecode` applies other settings later.
 
     Returns:
         One prediction per line, in file order.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        FramesFileError: If it is empty or a line is wrong; the message starts with `file:line`.
+        FramesFileError: If it is no file of records or a line is wrong; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no frames file at {printable(path)}; check the path")
     predictions: list[FramePrediction] = []
     seen: dict[int, int] = {}
-    for number, line in _lines(path):
+    for number, row in _rows(path):
         try:
-            prediction = redecode(_to_prediction(_parse(line)), settings)
+            _check_keys(row)
+            prediction = redecode(_to_prediction(row), settings)
             if prediction.qid in seen:
                 raise ValueError(f"qid {prediction.qid} is also on line {seen[prediction.qid]}; keep one of them")
         except ValueError as error:
             raise FramesFileError(printable(f"{path.name}:{number}: {error}")) from None
         seen[prediction.qid] = number
         predictions.append(prediction)
-    if not predictions:
-        raise FramesFileError(
-            f"{printable(path.name)}: expected one JSON object per line, got an empty file; decode again"
-        )
     return predictions
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that hold something, with their numbers."""
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            if len(line) > MAX_LINE_BYTES:
-                raise FramesFileError(
-                    f"{printable(path.name)}:{number}: longer than {MAX_LINE_BYTES} bytes; expected one query a line"
-                )
-            if line.strip():
-                yield number, line
+def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the objects of a file with their lines, at least one."""
+    try:
+        rows = objects_of(read_text_file(path))
+    except ValueError as error:
+        raise FramesFileError(str(error)) from None
+    if not rows:
+        raise FramesFileError(f"{printable(path.name)}: expected at least one query, got none; decode again")
+    return rows
 
 
 def _to_row(prediction: FramePrediction) -> dict[str, Any]:
@@ -129,26 +121,14 @@ def _to_row(prediction: FramePrediction) -> dict[str, Any]:
     return {**row, "probs": prediction.probs.tolist()}
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """Return one line as an object with the right keys."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({str(error)[:120]}); expected one object per line") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object with {', '.join(REQUIRED_KEYS)}, got {type(row).__name__}")
+def _check_keys(row: Mapping[str, Any]) -> None:
+    """Refuse a line that lacks keys, or has others."""
     if missing := [key for key in REQUIRED_KEYS if key not in row]:
         raise ValueError(f"lacks {', '.join(missing)}; every line needs all of {', '.join(REQUIRED_KEYS)}")
     if sum(key in row for key in VALUE_KEYS) != 1:
         raise ValueError(f"expected either {' or '.join(VALUE_KEYS)}, one value per frame; write one of the two")
     if unknown := sorted(row.keys() - {*REQUIRED_KEYS, *VALUE_KEYS, *GRID_KEYS}):
         raise ValueError(f"unknown key {unknown[0]!r:.80}; remove or correct it")
-    return row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
-    raise ValueError(f"{name} is no JSON number; look for an overflow in the model's output")
 
 
 def _to_prediction(row: Mapping[str, Any]) -> FramePrediction:
@@ -204,7 +184,8 @@ def _numbers(key: str, values: Any, count: int, which: str) -> NDArray[np.float6
         raise ValueError(f"expected {key} to be a list of {count} numbers, {which}, got {got}")
     wrong = next((index for index, value in enumerate(values) if not is_number(value)), None)
     if wrong is not None:
-        raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}")
+        overflow = "; look for an overflow in the model's output" if isinstance(values[wrong], float) else ""
+        raise ValueError(f"expected {key} to be finite numbers, got {values[wrong]!r:.80} for frame {wrong}{overflow}")
     return np.array(values, dtype=np.float64)
 
 

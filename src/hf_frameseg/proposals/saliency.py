@@ -39,9 +39,7 @@ def clip_saliency(frames: FrameScores, settings: ProposalSettings) -> NDArray[np
     return TO_CLIPS[settings.saliency](values, frames.grid)
 
 
-def interpolate_to_clips(
-    frame_values: ArrayLike, grid: FrameGrid, clip_seconds: float = CLIP_SECONDS
-) -> NDArray[np.float64]:
+def interpolate_to_clips(frame_values: ArrayLike, grid: FrameGrid) -> NDArray[np.float64]:
     """Read a per-frame curve at the clip centres.
 
     Linear between sampling times, constant before the first and after the last. Nearest-frame reading would give
@@ -50,10 +48,9 @@ def interpolate_to_clips(
     Args:
         frame_values: One value per frame, shape (F,).
         grid: The frame windows.
-        clip_seconds: Length of one clip in seconds.
 
     Returns:
-        One value per clip, shape (C,) with C = `num_clips(grid.duration_seconds, clip_seconds)`.
+        One value per clip, shape (C,) with C = `num_clips(grid.duration_seconds)`.
 
     Raises:
         ValueError: If `frame_values` does not have F entries.
@@ -63,7 +60,7 @@ def interpolate_to_clips(
         [0.0, 0.25, 0.75, 1.0]
     """
     values = as_frame_values("frame_values", frame_values, grid.num_frames)
-    return np.interp(grid.clip_times(clip_seconds), grid.times, values)
+    return np.interp(grid.clip_times(), grid.times, values)
 
 
 def nearest_to_clips(frame_values: NDArray[np.float64], grid: FrameGrid) -> NDArray[np.float64]:
