@@ -351,14 +351,14 @@ def loader_speed(rows: list[dict], collator: Any, batch_size: int, workers: int,
     loader = iter(DataLoader(wanted, batch_size=batch_size, num_workers=workers, collate_fn=collator))
     next(loader)
     start = time.perf_counter()
-    count = sum(len(batch["qid"]) for batch in loader)
+    count = sum(len(batch["input_ids"]) for batch in loader)
     return count / (time.perf_counter() - start)
 
 
 def step_speed(take_step: Callable[[dict], None], batch: dict[str, torch.Tensor], num_steps: int) -> float:
     """Return samples per second of a training step, with all threads."""
     take_step(batch)
-    return len(batch["qid"]) / min(seconds_of(lambda: take_step(batch), 0) for _ in range(num_steps))
+    return len(batch["input_ids"]) / min(seconds_of(lambda: take_step(batch), 0) for _ in range(num_steps))
 
 
 def wait_share(take_step: Callable[[dict], None], rows: list[dict], collator: Any, num_steps: int) -> float:
@@ -390,7 +390,7 @@ def training_step(collator: FrameSegmentationCollator) -> Callable[[dict[str, to
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def take(batch: dict[str, torch.Tensor]) -> None:
-        trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(len(batch["qid"]))).backward()
+        trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(len(batch["input_ids"]))).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -25,7 +25,7 @@ import torch
 from datasets import Dataset
 from hf_frameseg._files import atomic_write
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.batches.encoding import TARGET_KEYS
+from hf_frameseg.batches.encoding import model_inputs
 from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.metrics import headline
@@ -71,13 +71,12 @@ def teacher_forced(trainer: SegmentationSeq2SeqTrainer, metrics: MomentRetrieval
     masks, logits, qids = [], [], []
     with evaluating(trainer.model):
         for batch in trainer.get_eval_dataloader():
-            inputs = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
-            output = trainer.model(**inputs, use_cache=False)
-            num_frames = batch["frame_targets"].shape[1]
-            frame_logits = trainer.binary_labels.frame_logits(output.logits, batch["answer_start"], num_frames)
+            output, targets = trainer.model(**model_inputs(batch), use_cache=False), batch["targets"]
+            num_frames = targets["frame_valid"].shape[1]
+            frame_logits = trainer.binary_labels.frame_logits(output.logits, targets["answer_start"], num_frames)
             logits.append(frame_logits.numpy())
             masks.append(frame_logits.argmax(-1).numpy())
-            qids.append(batch["qid"].numpy())
+            qids.append(targets["qid"].numpy())
     return headline(metrics.score(metrics.predictions(*(np.concatenate(parts) for parts in (masks, logits, qids)))))
 
 

@@ -174,6 +174,7 @@ def check_training(args: SegmentationSeq2SeqTrainingArguments) -> None:
         )
     if not args.eval_do_concat_batches:
         raise ValueError("--eval_do_concat_batches false is not supported: the scores are of whole splits")
+    args.objectives()  # refuses names that nobody knows
     check_trackers(args)
     check_best_metric(args)
     check_launch(args)

@@ -211,7 +211,7 @@ def test_a_planted_violation_is_found(path: str, line: str, problem: str, tmp_pa
         ("readout/__init__.py", "from .beam_search import DecodedFrames"),
         ("objectives/schedule.py", "from hf_frameseg.objectives.functional import tversky"),
         ("training/trainer.py", "from hf_frameseg.training.arguments import X"),
-        ("training/arguments.py", "from hf_frameseg.objectives import LOSSES"),
+        ("training/arguments.py", "from hf_frameseg.objectives import OBJECTIVES"),
         ("visualization/report.py", "from hf_frameseg._imports import require"),
         ("metrics/qvhighlights/qvhighlights.py", "import evaluate\nfrom hf_frameseg.metrics import retrieval"),
         ("cli/__init__.py", "from hf_frameseg import __version__"),

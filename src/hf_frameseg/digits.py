@@ -167,28 +167,79 @@ class BinaryLabels:
         """
         import torch  # only here: label rules are used without it
 
-        if logits.ndim != 3:
-            raise ValueError(f"expected logits of shape (B, K, V), got {tuple(logits.shape)}")
-        batch, kept, _ = logits.shape
-        device = logits.device
-        start = torch.as_tensor(answer_start, device=device)
-        offset = torch.as_tensor(logits_start, device=device)
-        if start.shape != (batch,) or offset.shape not in ((), (batch,)):
-            raise ValueError(
-                f"expected answer_start of shape ({batch},) and logits_start of shape () or ({batch},), "
-                f"got {tuple(start.shape)} and {tuple(offset.shape)}"
-            )
-        first = start - offset - 1  # the logits at p predict the token at p + 1
-        if (first < 0).any() or (first + num_frames > kept).any():
-            raise ValueError(
-                f"the digits of {num_frames} frames are predicted at rows {first.tolist()} onwards of {kept} kept "
-                "logits, out of range: answer_start must count on the fused axis (each <image> already expanded to "
-                "its visual tokens), and logits_start must be the sequence position of logits[:, 0]"
-            )
-        rows = first[:, None] + torch.arange(num_frames, device=device)
-        samples = torch.arange(batch, device=device)
-        digits = torch.tensor(self.digit_ids, device=device)
+        rows = digit_positions(logits, answer_start, num_frames, logits_start)
+        samples = torch.arange(len(logits), device=logits.device)
+        digits = torch.tensor(self.digit_ids, device=logits.device)
         return logits[samples[:, None, None], rows[:, :, None], digits]
+
+
+def digit_positions(
+    values: torch.Tensor,
+    answer_start: torch.Tensor | Sequence[int],
+    num_frames: int,
+    values_start: int | torch.Tensor = 0,
+) -> torch.Tensor:
+    """Return where the digits are predicted, in logits or in hidden states.
+
+    Args:
+        values: One vector per position, shape (B, K, V) or (B, K, D).
+        answer_start: As for `BinaryLabels.frame_logits`.
+        num_frames: Number of frames F.
+        values_start: As `logits_start` there.
+
+    Returns:
+        Positions in `values`, shape (B, F), int64.
+
+    Raises:
+        ValueError: If shapes do not fit, or a position is outside `values`.
+    """
+    import torch
+
+    if values.ndim != 3:
+        raise ValueError(f"expected logits of shape (B, K, V), got {tuple(values.shape)}")
+    batch, kept, _ = values.shape
+    device = values.device
+    start = torch.as_tensor(answer_start, device=device)
+    offset = torch.as_tensor(values_start, device=device)
+    if start.shape != (batch,) or offset.shape not in ((), (batch,)):
+        raise ValueError(
+            f"expected answer_start of shape ({batch},) and logits_start of shape () or ({batch},), "
+            f"got {tuple(start.shape)} and {tuple(offset.shape)}"
+        )
+    first = start - offset - 1  # what stands at p predicts the token at p + 1
+    if (first < 0).any() or (first + num_frames > kept).any():
+        raise ValueError(
+            f"the digits of {num_frames} frames are predicted at rows {first.tolist()} onwards of {kept} kept "
+            "logits, out of range: answer_start must count on the fused axis (each <image> already expanded to "
+            "its visual tokens), and logits_start must be the sequence position of logits[:, 0]"
+        )
+    return first[:, None] + torch.arange(num_frames, device=device)
+
+
+def states_at_digits(
+    hidden_states: torch.Tensor, answer_start: torch.Tensor | Sequence[int], num_frames: int, states_start: int = 0
+) -> torch.Tensor:
+    """Pick the hidden states that predict the digits out of those of all positions.
+
+    Args:
+        hidden_states: Of one layer, shape (B, K, D).
+        answer_start: As for `BinaryLabels.frame_logits`.
+        num_frames: Number of frames F.
+        states_start: Sequence position of `hidden_states[:, 0]`.
+
+    Returns:
+        Hidden states per frame, shape (B, F, D), differentiable.
+
+    Example:
+        >>> import torch
+        >>> states = torch.arange(5.0).reshape(1, 5, 1)  # each position's state is its index
+        >>> states_at_digits(states, answer_start=[3], num_frames=2)[0, :, 0].tolist()
+        [2.0, 3.0]
+    """
+    import torch
+
+    rows = digit_positions(hidden_states, answer_start, num_frames, states_start)
+    return hidden_states[torch.arange(len(rows), device=rows.device)[:, None], rows]
 
 
 def is_along_text(value: Any, ids: torch.Tensor) -> bool:

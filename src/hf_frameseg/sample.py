@@ -41,8 +41,8 @@ class Sample:
         (4, [False, True, True, False])
     """
 
-    def __init__(self, columns: Mapping[str, Any]) -> None:
-        self._columns = dict(columns)
+    def __init__(self, columns: Mapping[str, Any], rule: str = "window", graded: bool = False) -> None:
+        self._columns, self._rule, self._graded = dict(columns), rule, graded
 
     @classmethod
     def of(cls, row: Mapping[str, Any] | Sample) -> Sample:
@@ -58,6 +58,15 @@ class Sample:
         if isinstance(row, Sample):
             return row
         return cls({name: value if name == "frames" else plain(value) for name, value in row.items()})
+
+    def labelled(self, rule: str = "window", graded: bool = False) -> Sample:
+        """Return the sample as a training labels it: what `mask` and `frame_targets` mean unless they are told.
+
+        Args:
+            rule: See `targets.frame_mask`.
+            graded: Let frame targets be the annotators' mean rating / 4 in place of the mask.
+        """
+        return Sample(self._columns, rule, graded)
 
     # ---- The question ------------------------------------------------------------------------------------------------
 
@@ -163,7 +172,8 @@ class Sample:
 
     def without_pictures(self) -> Sample:
         """Return the sample without its stored pictures, small enough to be kept and sent around."""
-        return Sample({name: value for name, value in self._columns.items() if name != "frames"})
+        kept = {name: value for name, value in self._columns.items() if name != "frames"}
+        return Sample(kept, self._rule, self._graded)
 
     # ---- The annotation ----------------------------------------------------------------------------------------------
 
@@ -191,22 +201,24 @@ class Sample:
         """Return the mean rating / 4 of every clip, (C,), 0 for clips nobody rated."""
         return clip_saliency_targets(self.clip_ids, self.ratings, num_clips(self.duration_seconds))
 
-    def mask(self, rule: str = "window") -> NDArray[np.bool_]:
+    def mask(self, rule: str | None = None) -> NDArray[np.bool_]:
         """Return which frames are relevant, (F,).
 
         Args:
-            rule: See `targets.frame_mask`.
+            rule: See `targets.frame_mask`; None takes that of `labelled`, which is "window" by default.
         """
+        rule = self._rule if rule is None else rule
         saliency = None if saliency_threshold(rule) is None else self.clip_targets()
         return np.asarray(frame_mask(self._columns["relevant_windows"], self.grid, rule=rule, saliency=saliency))
 
-    def frame_targets(self, rule: str = "window", graded: bool = False) -> NDArray[np.float32]:
+    def frame_targets(self, rule: str | None = None, graded: bool | None = None) -> NDArray[np.float32]:
         """Return what the frames are to be learnt as, (F,), float32: the mask, or the mean ratings.
 
         Args:
-            rule: See `targets.frame_mask`.
-            graded: Take the annotators' mean rating / 4 in place of the mask.
+            rule: As for `mask`.
+            graded: Take the annotators' mean rating / 4 in place of the mask; None as `labelled` says.
         """
+        graded = self._graded if graded is None else graded
         targets = graded_frame_targets(self.clip_targets(), self.grid) if graded else self.mask(rule)
         return np.asarray(targets, dtype=np.float32)
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.batches.encoding import drop_answers
+from hf_frameseg.batches.encoding import drop_answers, model_inputs
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.prepared.frame_columns import grid_columns
@@ -25,6 +25,11 @@ def marked_frames(num_frames: int, size: int = 16) -> np.ndarray:
     """Frames (F, 3, H, W, 3) whose every pixel is 10 * frame + variant: pixels tell what was picked."""
     values = 10 * np.arange(num_frames)[:, None] + np.arange(3)
     return np.broadcast_to(values[:, :, None, None, None], (num_frames, 3, size, size, 3)).astype(np.uint8)
+
+
+def tensors_of(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return inputs and targets of a batch side by side."""
+    return {**model_inputs(batch), **batch["targets"]}
 
 
 def picked(batch: dict[str, torch.Tensor]) -> list[int]:
@@ -69,20 +74,22 @@ def test_every_tensor_of_a_batch_of_two(make_collator: Any, rows: list[dict[str,
         [*[PAD] * pads, *second, ZERO, ONE, END],
     ]
     assert batch["attention_mask"].tolist() == [[1] * length, [0] * pads + [1] * (length - pads)]
-    assert batch["labels"].tolist() == [
+    assert batch["targets"]["labels"].tolist() == [
         [*[-100] * (length - 4), ZERO, ONE, ONE, END],
         [*[-100] * (length - 3), ZERO, ONE, END],
     ]
-    assert batch["answer_start"].tolist() == [length - 4, length - 3]
-    assert batch["frame_targets"].tolist() == [[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]]
-    assert batch["frame_valid"].tolist() == [[True, True, True], [True, True, False]]
-    assert batch["qid"].tolist() == [7, 8]
+    assert batch["targets"]["answer_start"].tolist() == [length - 4, length - 3]
+    assert batch["targets"]["frame_targets"].tolist() == [[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]]
+    assert batch["targets"]["frame_valid"].tolist() == [[True, True, True], [True, True, False]]
+    assert batch["targets"]["qid"].tolist() == [7, 8]
     assert batch["pixel_values"].shape == (5, 3, 16, 16)
     assert picked(batch) == [1, 11, 21, 1, 11]  # middle variants, row after row
-    assert {key: value.dtype for key, value in batch.items()} == {
+    assert {key: value.dtype for key, value in model_inputs(batch).items()} == {
         "input_ids": torch.int64,
         "attention_mask": torch.int64,
         "pixel_values": torch.float32,
+    }
+    assert {key: value.dtype for key, value in batch["targets"].items()} == {
         "labels": torch.int64,
         "answer_start": torch.int64,
         "frame_targets": torch.float32,
@@ -105,23 +112,24 @@ def test_graded_targets_leave_the_digits_alone(make_collator: Any, make_row: Any
     row["saliency_scores"] = [[4, 4, 4], [1, 0, 2]]  # clips 1 and 2: means 4 / 4 and 1 / 4
     hard = make_collator(train=False)([row])
     graded = make_collator(train=False, graded_targets=True)([row])
-    assert hard["frame_targets"].tolist() == [[0.0, 1.0, 1.0, 0.0, 0.0]]
-    assert graded["frame_targets"].tolist() == [[0.0, 1.0, 0.25, 0.0, 0.0]]
-    assert torch.equal(hard["labels"], graded["labels"])
+    assert hard["targets"]["frame_targets"].tolist() == [[0.0, 1.0, 1.0, 0.0, 0.0]]
+    assert graded["targets"]["frame_targets"].tolist() == [[0.0, 1.0, 0.25, 0.0, 0.0]]
+    assert torch.equal(hard["targets"]["labels"], graded["targets"]["labels"])
 
 
 def test_label_rule_changes_the_digits(make_collator: Any, make_row: Any) -> None:
     row = make_row(1, [[2.0, 6.0]], num_frames=5, duration_seconds=10.0)
     row["saliency_scores"] = [[4, 4, 4], [1, 0, 2]]
     batch = make_collator(train=False, label_rule="saliency>0.5")([row])
-    assert batch["labels"][0, -6:].tolist() == [ZERO, ONE, ZERO, ZERO, ZERO, END]
-    assert batch["frame_targets"].tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]]
+    assert batch["targets"]["labels"][0, -6:].tolist() == [ZERO, ONE, ZERO, ZERO, ZERO, END]
+    assert batch["targets"]["frame_targets"].tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]]
 
 
 def test_prompt_alone_equals_the_batch_without_its_answers(make_collator: Any, tiny_rows: list[dict[str, Any]]) -> None:
     prompts = make_collator(train=False, with_answer=False)(tiny_rows)
     dropped = drop_answers(make_collator(train=False)(tiny_rows))
-    assert sorted(prompts) == ["attention_mask", "frame_targets", "frame_valid", "input_ids", "pixel_values", "qid"]
+    assert sorted(prompts) == ["attention_mask", "input_ids", "pixel_values", "targets"]
+    assert sorted(prompts["targets"]) == ["frame_targets", "frame_valid", "qid"]
     assert all(torch.equal(value, drop_answers(prompts)[key]) for key, value in drop_answers(prompts).items())
     assert sorted(dropped) == ["attention_mask", "input_ids", "pixel_values"]
     hidden = prompts["attention_mask"] == 0
@@ -134,8 +142,8 @@ def test_rows_without_annotations_make_prompts_only(make_collator: Any, make_row
     row = make_row(5)
     del row["relevant_windows"], row["relevant_clip_ids"], row["saliency_scores"]
     batch = make_collator(train=False).without_answers()([row])
-    assert batch["qid"].tolist() == [5]
-    assert batch["frame_targets"].isnan().all()
+    assert batch["targets"]["qid"].tolist() == [5]
+    assert batch["targets"]["frame_targets"].isnan().all()
     with pytest.raises(ValueError, match=r"column\(s\) \['relevant_windows'\]"):
         make_collator(train=False)([row])
 
@@ -191,7 +199,7 @@ def test_targets_are_read_on_the_grid_of_the_row(make_collator: Any, make_row: A
     row = make_row(7, [[0.0, 1.5], [5.5, 6.0]], num_frames=4, duration_seconds=6.0)  # centres 0.75, 2.25, 3.75, 5.25
     others = FrameGrid.uniform(6, 4), FrameGrid.phase(6, 4, 0.25)  # 0, 2, 4, 6 and 1.125, 2.625, 4.125, 5.625
     grids = [{}, *map(grid_columns, others)]
-    targets = [make_collator(train=False)([{**row, **grid}])["frame_targets"][0].tolist() for grid in grids]
+    targets = [make_collator(train=False)([{**row, **grid}])["targets"]["frame_targets"][0].tolist() for grid in grids]
     assert targets == [[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
 
 
@@ -284,7 +292,7 @@ def test_a_copy_has_an_epoch_of_its_own(make_collator: Any, marked_rows: Any) ->
 def test_any_query_id_draws(qid: Any, make_collator: Any, marked_rows: Any) -> None:
     row, other = {**marked_rows[0], "qid": qid}, marked_rows[1]
     batch = make_collator()([row])
-    assert list(batch["qid"]) == [qid]
+    assert list(batch["targets"]["qid"]) == [qid]
     assert draws(make_collator()([row])) == draws(make_collator()([row]))
     assert draws(make_collator()([row])) != draws(make_collator()([other]))
 
@@ -293,7 +301,7 @@ def test_rows_of_tensors(make_collator: Any, make_row: Any) -> None:
     row = make_row(7, [[0.0, 1.5], [4.5, 6.0]], num_frames=4, duration_seconds=6.0)
     tensors = {key: value if isinstance(value, str | bytes) else torch.tensor(value) for key, value in row.items()}
     for options in ({}, {"graded_targets": True}, {"prompt": "timestamps"}, {"num_frames": 4}):
-        plain, found = (make_collator(train=False, **options)([some]) for some in (row, tensors))
+        plain, found = (tensors_of(make_collator(train=False, **options)([some])) for some in (row, tensors))
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[key], found[key]) for key in plain)
 
@@ -327,21 +335,21 @@ def test_corruption_touches_the_input_digits_only(make_collator: Any, make_row: 
     rows = [make_row(q, [[10.0, 20.0]], 200, 400.0, frames=np.tile(frames, (10, 1, 1, 1, 1))) for q in range(10)]
     clean, corrupted = make_collator()(rows), make_collator(prefix_corruption=0.3)(rows)
     changed = clean["input_ids"] != corrupted["input_ids"]
-    digits = clean["labels"].ne(-100) & clean["labels"].ne(END)
+    digits = clean["targets"]["labels"].ne(-100) & clean["targets"]["labels"].ne(END)
     assert not changed[~digits].any()
     # 2000 digits, each replaced with p = 0.3 by a random digit, so changed with 0.15; standard deviation 0.008.
     assert changed[digits].float().mean().item() == pytest.approx(0.15, abs=0.03)
     assert set(corrupted["input_ids"][digits].tolist()) == {ZERO, ONE}
-    for key in clean:
+    for key, value in tensors_of(clean).items():
         if key != "input_ids":  # the frames too: corruption does not shift the other draws
-            assert torch.equal(clean[key], corrupted[key]), key
+            assert torch.equal(value, tensors_of(corrupted)[key]), key
 
 
 def test_no_corruption_by_default_nor_in_evaluation(make_collator: Any, marked_rows: Any) -> None:
     for collator in (make_collator(), make_collator(train=False, prefix_corruption=1.0)):
         batch = collator(marked_rows)
-        answer = batch["labels"] != -100
-        assert torch.equal(batch["input_ids"][answer], batch["labels"][answer])
+        answer = batch["targets"]["labels"] != -100
+        assert torch.equal(batch["input_ids"][answer], batch["targets"]["labels"][answer])
 
 
 def test_for_evaluation_only_leaves_training(make_collator: Any, marked_rows: Any) -> None:
@@ -354,8 +362,9 @@ def test_for_evaluation_only_leaves_training(make_collator: Any, marked_rows: An
         0.5,
         3,
     )
-    expected = make_collator(train=False)(marked_rows)
-    assert all(torch.equal(value, expected[key]) for key, value in evaluation(marked_rows).items())
+    expected, found = tensors_of(make_collator(train=False)(marked_rows)), tensors_of(evaluation(marked_rows))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
     assert collator.train
 
 
@@ -379,10 +388,10 @@ def test_labels_decode_to_the_digits(name: str, request: pytest.FixtureRequest, 
     labels = BinaryLabels.from_tokenizer(processor.tokenizer)
     batch = FrameSegmentationCollator(processor=processor, labels=labels, prompt="paper", prefix_corruption=0.5)(rows)
     for row, answer in enumerate(["011", "01"]):
-        start = int(batch["answer_start"][row])
-        assert processor.tokenizer.decode(batch["labels"][row, start:-1]) == answer
-        assert batch["labels"][row, -1] == batch["input_ids"][row, -1] == labels.end_id
-        assert (batch["labels"][row, :start] == -100).all()
+        start = int(batch["targets"]["answer_start"][row])
+        assert processor.tokenizer.decode(batch["targets"]["labels"][row, start:-1]) == answer
+        assert batch["targets"]["labels"][row, -1] == batch["input_ids"][row, -1] == labels.end_id
+        assert (batch["targets"]["labels"][row, :start] == -100).all()
         prompt = processor.tokenizer.decode(batch["input_ids"][row, :start])
         assert prompt.rstrip().lower().endswith(("assistant:", "assistant", "<|assistant|>"))
         images = batch["input_ids"][row] == processor.image_token_id
@@ -401,12 +410,12 @@ def test_model_loss_is_the_loss_of_the_digits_at_their_positions(processor_and_m
     batch = FrameSegmentationCollator(processor=processor, labels=labels, prompt="compact", train=False)(rows)
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
     with torch.no_grad():
-        output = model(**inputs, labels=batch["labels"])
+        output = model(**inputs, labels=batch["targets"]["labels"])
     logits = output.logits.double()
     assert logits.shape[:2] == batch["input_ids"].shape
     losses = []
     for row, digits in enumerate([[0, 1, 1], [0, 1]]):
-        start = int(batch["answer_start"][row])
+        start = int(batch["targets"]["answer_start"][row])
         for frame, token in enumerate([*(labels.digit_ids[d] for d in digits), labels.end_id]):
             losses.append(-logits[row, start - 1 + frame].log_softmax(-1)[token])
     assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
@@ -417,7 +426,7 @@ def test_a_digit_changes_only_what_comes_after_it(processor_and_model: Any, rows
     labels = BinaryLabels.from_tokenizer(processor.tokenizer)
     batch = FrameSegmentationCollator(processor=processor, labels=labels, prompt="compact", train=False)(rows[:1])
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
-    start, frame = int(batch["answer_start"][0]), 1
+    start, frame = int(batch["targets"]["answer_start"][0]), 1
     other = inputs["input_ids"].clone()
     other[0, start + frame] = labels.zero_id
     with torch.no_grad():
@@ -434,7 +443,7 @@ def test_other_number_of_frames_is_refused(make_collator: Any, rows: Any) -> Non
     with pytest.raises(ValueError, match="expected 3 frames per video, the prepared data has 2") as caught:
         make_collator(num_frames=3)(rows)
     assert "\n" not in str(caught.value)
-    assert make_collator(num_frames=3)(rows[:1])["qid"].tolist() == [7]
+    assert make_collator(num_frames=3)(rows[:1])["targets"]["qid"].tolist() == [7]
 
 
 def test_missing_column_is_refused(make_collator: Any, rows: Any) -> None:

@@ -49,8 +49,8 @@ def test_answers_end_together_and_come_off_again() -> None:
     assert batch["input_ids"].tolist() == [[9, 11, 12, 13, 7, 5], [21, 22, 8, 7, 8, 5]]
     assert batch["attention_mask"].tolist() == [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
     assert batch["mm_token_type_ids"].tolist() == [[0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, -100, -100, 8, 5], [-100, -100, 8, 8, 8, 5]]
-    assert batch["answer_start"].tolist() == [4, 2]
+    assert batch["targets"]["labels"].tolist() == [[-100, -100, -100, -100, 8, 5], [-100, -100, 8, 8, 8, 5]]
+    assert batch["targets"]["answer_start"].tolist() == [4, 2]
     assert batch["pixel_values"] is prompts["pixel_values"]
     assert prompts["input_ids"].tolist() == [[11, 12, 13], [0, 21, 22]]
 

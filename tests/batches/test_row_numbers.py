@@ -50,7 +50,7 @@ class Shared(IterableDataset):
 
 def counted(batches: list[dict[str, Any]]) -> list[tuple[int, int]]:
     """List (number, value) of the rows that count."""
-    pairs = [pair for b in batches for pair in zip(b["row_number"].tolist(), b["value"], strict=True)]
+    pairs = [pair for b in batches for pair in zip(b["targets"]["row_number"].tolist(), b["value"], strict=True)]
     return [(number, value) for number, value in pairs if number != NO_ROW]
 
 
@@ -121,11 +121,11 @@ def test_a_stream_without_a_length_stays_without_one() -> None:
 def test_rows_are_kept_as_samples_without_pictures() -> None:
     collator = NumberedCollator(collate, keep_rows=True)
     batch = collator([(4, {"value": 1, "qid": torch.tensor(7), "boxes": [torch.tensor([0.5, 2.0])], "frames": b"."})])
-    (sample,) = batch["rows"]
+    (sample,) = batch["targets"]["rows"]
     assert (sample.qid, sample.vid, sample.other) == (7, None, {"value": 1, "boxes": [[0.5, 2.0]]})
     with pytest.raises(KeyError, match="frame"):
         sample.pictures()
-    assert batch["row_number"].tolist() == [4]
+    assert batch["targets"]["row_number"].tolist() == [4]
 
 
 def test_a_plain_index_gives_the_row_alone() -> None:

@@ -66,7 +66,7 @@ def test_from_files_to_a_batch_and_a_score(
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="timestamps", train=False)
     batch = collator([rows[index] for index in range(3)])
-    assert batch["frame_targets"].tolist() == [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]]
+    assert batch["targets"]["frame_targets"].tolist() == [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]]
     visible = batch["input_ids"][1][batch["attention_mask"][1].bool()]
     assert "Frame 3 at 7.0 s: " in tiny_processor.tokenizer.decode(visible)
 
@@ -78,7 +78,7 @@ def test_from_files_to_a_batch_and_a_score(
                 for moment in mask_to_moments(target.numpy() == 1, Sample.of(row).grid)
             ],
         }
-        for row, target in zip(rows, batch["frame_targets"], strict=True)
+        for row, target in zip(rows, batch["targets"]["frame_targets"], strict=True)
     ]
     truth = [{**row, "duration": row["duration_seconds"]} for row in rows.remove_columns("frames")]
     scores = headline(evaluate_submission(submission, truth))
@@ -94,7 +94,7 @@ def test_another_grid_goes_all_the_way(
     assert [times[1] for times in row["frame_times_seconds"]] == pytest.approx([0.0, 2.6, 5.3, 7.9])
     labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
     collator = FrameSegmentationCollator(processor=tiny_processor, labels=labels, prompt="timestamps", train=False)
-    assert collator([row])["frame_targets"].tolist() == [[1, 1, 0, 0]]
+    assert collator([row])["targets"]["frame_targets"].tolist() == [[1, 1, 0, 0]]
     shifted = load(folder, grid_phase=0.25, variant_offset_seconds=0.2)[1]
     assert [read_number(picture) for picture in Sample.of(shifted).pictures()] == [15, 35, 55, 75]
     assert [read_number(picture) for picture in Sample.of(shifted).pictures([0, 2, 0, 2])] == [13, 37, 53, 77]

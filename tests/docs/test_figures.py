@@ -67,7 +67,7 @@ def test_tversky_of_an_answer_without_the_video(masks: dict[str, np.ndarray]) ->
     for probs in (share, copied):
         logits = torch.logit(probs.clamp(1e-6, 1 - 1e-6))
         frame_logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
-        losses.append(f"{TverskyLoss()(frame_logits, mask).mean().item():.2f}")
+        losses.append(f"{TverskyLoss().loss(frame_logits, mask).mean().item():.2f}")
     shown = f"the share of foreground gives {losses[0]}, copying the previous true digit {losses[1]}"
     assert shown in page("how-to.md")
 

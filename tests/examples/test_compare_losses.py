@@ -16,7 +16,7 @@ import pytest
 
 from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.metrics import HEADLINE_COLUMNS
-from hf_frameseg.objectives import LOSSES
+from hf_frameseg.objectives import OBJECTIVES
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.video.settings import FrameSettings
@@ -79,7 +79,7 @@ def test_every_variant_is_a_setting_the_trainer_takes(script: ModuleType, tmp_pa
         last[name] = args.loss_schedule(max_steps=110).at(110)
         assert sum(last[name].values()) == pytest.approx(1.0)  # the same scale, so one learning rate is fair
     assert last["LM only"] == {"lm": 1.0}
-    assert set(last["paper's mix from the first step"]) == {"lm", *LOSSES}
+    assert set(last["paper's mix from the first step"]) == set(OBJECTIVES)
     assert last["segmentation losses only"]["lm"] == 0.0
     warm = SegmentationSeq2SeqTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, **script.VARIANTS["paper's mix, LM-only warm-up"][0]

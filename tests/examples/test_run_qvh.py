@@ -198,7 +198,7 @@ def test_the_papers_recipe_is_the_papers(qvh: ModuleType) -> None:
     schedule = args.loss_schedule(max_steps=110)
     assert schedule.at(0) == {"lm": 1.0, "bce": 0.0, "tversky": 0.0, "generalized_dice": 0.0}
     assert schedule.at(59)["lm"] > schedule.at(60)["lm"] == pytest.approx(0.2)  # 6 of 11 epochs
-    assert args.frame_losses()["bce"].pos_weight == 2.3378
+    assert args.objectives()["bce"].pos_weight == 2.3378
 
 
 def test_a_recipe_may_be_any_file(qvh: ModuleType, tmp_path: Path) -> None:

@@ -284,9 +284,11 @@ def test_batches_are_those_of_the_data_set(
     for batch in DataLoader(stream(), batch_size=5, collate_fn=collator):
         expected = copy.deepcopy(collator)
         expected._seen.clear()
-        expected = expected([dataset[qid] for qid in batch["qid"].tolist()])
+        expected = expected([dataset[qid] for qid in batch["targets"]["qid"].tolist()])
         assert batch.keys() == expected.keys()
-        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+        found, wanted = ({**every, **every.pop("targets")} for every in (batch, expected))
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in found)
 
 
 @pytest.fixture

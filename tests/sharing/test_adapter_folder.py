@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hf_frameseg import _files
 from hf_frameseg.batches.collator import FrameSegmentationCollator
-from hf_frameseg.batches.encoding import TARGET_KEYS
+from hf_frameseg.batches.encoding import model_inputs
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.sharing import adapter_folder as hub
@@ -97,7 +97,7 @@ def trained(
 def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the logits at all real positions."""
     with torch.no_grad():
-        found = model.eval()(**{key: value for key, value in batch.items() if key not in TARGET_KEYS}).logits
+        found = model.eval()(**model_inputs(batch)).logits
     return found[batch["attention_mask"].bool()].float()
 
 

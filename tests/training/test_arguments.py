@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_frameseg.objectives import PAPER_POS_WEIGHT, PAPER_WEIGHTS, PAPER_WEIGHTS_START
+from hf_frameseg.objectives import PAPER_POS_WEIGHT, PAPER_WEIGHTS, PAPER_WEIGHTS_START, TverskyLoss
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 
 OFF = {"lm": 0.0, "bce": 0.0, "tversky": 0.0, "generalized_dice": 0.0}
@@ -23,7 +23,7 @@ def test_defaults_are_the_papers_weights_from_the_first_step(tmp_path: Path) -> 
     assert (args.remove_unused_columns, args.predict_with_generate, args.generation_num_beams) == (False, True, 2)
     schedule = args.loss_schedule(max_steps=100)
     assert schedule.at(0) == schedule.at(99) == PAPER_WEIGHTS
-    assert list(args.frame_losses()) == ["bce", "tversky", "generalized_dice"]
+    assert list(args.objectives()) == ["lm", "bce", "tversky", "generalized_dice"]
 
 
 def test_batches_of_a_stream_are_never_cut(tmp_path: Path) -> None:
@@ -88,24 +88,46 @@ def test_without_a_metric_the_direction_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_the_defaults_are_those_of_the_recipe(tmp_path: Path) -> None:
-    assert make_args(tmp_path).frame_losses()["bce"].pos_weight == PAPER_POS_WEIGHT == 2.3378
+    assert make_args(tmp_path).objectives()["bce"].pos_weight == PAPER_POS_WEIGHT == 2.3378
 
 
 def test_a_name_that_is_left_out_weighs_nothing(tmp_path: Path) -> None:
     args = make_args(tmp_path, loss_weights={"bce": 1})
     assert args.loss_schedule(max_steps=1).at(0) == {"lm": 0.0, "bce": 1.0}
-    assert list(args.frame_losses()) == ["bce"]
+    assert list(args.objectives()) == ["lm", "bce"]
 
 
 def test_losses_of_the_start_are_computed_too(tmp_path: Path) -> None:
     args = make_args(tmp_path, loss_weights_start={"tversky": 1}, loss_weights={"lm": 1}, loss_warmup_steps=2)
-    assert list(args.frame_losses()) == ["tversky"]
+    assert list(args.objectives()) == ["lm", "tversky"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_weights": {"lm": 1, "dice": 1}}, "unknown loss in .* weights: dice; known are lm, bce"),
+        ({"loss_options": {"dice": {}}}, "unknown loss in loss_options: dice; known are lm, bce, tversky"),
+    ],
+)
+def test_names_may_be_known_to_the_trainer_only(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    args = make_args(tmp_path, **options)
+    with pytest.raises(ValueError, match=message) as caught:
+        args.objectives()
+    assert "\n" not in str(caught.value)
+    assert args.objectives({"dice": TverskyLoss}).keys() == {"dice", *args.loss_schedule(1).at(0)} - (
+        set() if "loss_weights" in options else {"dice"}
+    )
+
+
+def test_the_direction_of_any_objective_is_known(tmp_path: Path) -> None:
+    assert make_args(tmp_path, metric_for_best_model="eval_loss_boundary").greater_is_better is False
+    assert make_args(tmp_path, metric_for_best_model="mAP").greater_is_better is True
 
 
 def test_options_reach_the_losses(tmp_path: Path) -> None:
-    losses = make_args(tmp_path, loss_options={"bce": {"pos_weight": 3}, "tversky": {"alpha": 0.1}}).frame_losses()
+    losses = make_args(tmp_path, loss_options={"bce": {"pos_weight": 3}, "tversky": {"alpha": 0.1}}).objectives()
     assert (losses["bce"].pos_weight, losses["tversky"].alpha, losses["tversky"].beta) == (3, 0.1, 0.7)
-    assert losses["bce"](torch.zeros(1, 1, 2), torch.ones(1, 1)).item() == pytest.approx(3 * 0.693147, rel=1e-5)
+    assert losses["bce"].loss(torch.zeros(1, 1, 2), torch.ones(1, 1)).item() == pytest.approx(3 * 0.693147, rel=1e-5)
 
 
 def test_json_on_the_command_line(tmp_path: Path) -> None:
@@ -124,14 +146,13 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
         {"lm": 1.25, "bce": 0.5},
         {"lm": 0.5, "bce": 1.0},
     ]
-    assert args.frame_losses()["bce"].pos_weight == 2.5
+    assert args.objectives()["bce"].pos_weight == 2.5
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"loss_weights": {"lm": 1, "bce": -0.5}}, r"weight of 'bce' must be a finite number >= 0, got -0\.5"),
-        ({"loss_weights": {"lm": 1, "dice": 1}}, "unknown loss in .* weights: dice; known are lm, bce"),
         (
             {
                 "evaluate_loss": False,
@@ -161,7 +182,6 @@ def test_json_on_the_command_line(tmp_path: Path) -> None:
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches True"),
         ({"loss_options": "alpha"}, "loss_options must be a JSON object"),
         ({"loss_options": {"bce": 2}}, "loss_options must be a JSON object"),
-        ({"loss_options": {"dice": {}}}, "unknown loss in loss_options: dice; known are bce, tversky"),
         ({"loss_options": {"tversky": {"alfa": 1}}}, "loss_options for 'tversky': .*'alfa'"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be False"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches must be False"),

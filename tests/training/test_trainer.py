@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.batches.encoding import model_inputs
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.objectives import functional
 from hf_frameseg.readout import READOUTS, generate_frame_logits
@@ -171,9 +172,8 @@ def test_the_language_model_part_is_the_models_own_loss(
     trainer = make_trainer(model=copy.deepcopy(model), data_collator=collator)
     batch = collator(rows)
     assert len(set(batch["attention_mask"].sum(1).tolist())) > 3  # rows are padded
-    names = ("input_ids", "attention_mask", "pixel_values", "labels")
     with torch.no_grad():
-        expected = trainer.model(**{name: batch[name] for name in names}).loss
+        expected = trainer.model(**model_inputs(batch), labels=batch["targets"]["labels"]).loss
         parts = trainer.loss_parts(trainer.model, batch)
     assert parts["lm"].shape == (8,)
     assert parts["lm"].mean().item() == pytest.approx(expected.item(), rel=1e-6)
@@ -314,7 +314,7 @@ def test_the_evaluation_loss_goes_through_compute_loss(make_trainer: Any, rows: 
     sizes: list[int] = []
 
     def doubled(model: nn.Module, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
-        sizes.append(len(inputs["qid"]))
+        sizes.append(len(inputs["targets"]["qid"]))
         loss, parts = compute_loss(model, inputs, **kwargs)
         return 2 * loss, {name: 2 * part for name, part in parts.items()}
 
@@ -331,10 +331,12 @@ def test_evaluation_sees_middle_frames_and_true_digits(make_trainer: Any, rows: 
     (batch, _) = list(trainer.get_eval_dataloader())
     again = next(iter(trainer.get_eval_dataloader()))
     assert batch.keys() == again.keys()
-    assert all(torch.equal(batch[key], again[key]) for key in batch if key != "rows")
-    assert torch.equal(batch["input_ids"][:, -6:], batch["labels"][:, -6:])  # nothing is corrupted
+    assert batch["targets"].keys() == again["targets"].keys()
+    assert all(torch.equal(batch[key], again[key]) for key in batch if key != "targets")
+    assert all(torch.equal(value, again["targets"][key]) for key, value in batch["targets"].items() if key != "rows")
+    assert torch.equal(batch["input_ids"][:, -6:], batch["targets"]["labels"][:, -6:])  # nothing is corrupted
     training = next(iter(make_trainer(rows).get_train_dataloader()))
-    assert not torch.equal(training["input_ids"][:, -6:], training["labels"][:, -6:])
+    assert not torch.equal(training["input_ids"][:, -6:], training["targets"]["labels"][:, -6:])
     assert not torch.equal(training["pixel_values"][:20], batch["pixel_values"])
 
 
@@ -346,7 +348,7 @@ def test_prediction_step_returns_masks_and_never_the_vocabulary(make_trainer: An
     mask, frame_logits, numbers = predictions
     assert (loss.shape, mask.shape, frame_logits.shape, numbers.tolist()) == ((), (3, 5), (3, 5, 2), [0, 1, 2])
     assert set(mask.unique().tolist()) <= {0, 1}
-    assert torch.equal(targets, batch["frame_targets"])
+    assert torch.equal(targets, batch["targets"]["frame_targets"])
     assert max(size for tensor in (loss, mask, frame_logits, numbers, targets) for size in tensor.shape) < VOCABULARY
     assert not any(tensor.requires_grad for tensor in (loss, mask, frame_logits))
 

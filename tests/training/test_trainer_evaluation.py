@@ -207,7 +207,7 @@ class Counting(FrameSegmentationCollator):
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
         batch = super().__call__(rows)
-        self.keys.append(set(batch))
+        self.keys.append(set(batch["targets"]))
         return batch
 
 

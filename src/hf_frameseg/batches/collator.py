@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from hf_frameseg.annotations.schema import qid_seed
-from hf_frameseg.batches.encoding import append_answers, encode_prompts
+from hf_frameseg.batches.encoding import TARGETS, append_answers, encode_prompts
 from hf_frameseg.batches.prompt_template import PromptTemplate
 from hf_frameseg.batches.prompts import get_prompt
 from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.objectives.objective import Targets
 from hf_frameseg.sample import Sample
 from hf_frameseg.targets import saliency_threshold
 from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
@@ -54,6 +56,7 @@ class FrameSegmentationCollator:
             these change it). Labels and targets keep the truth. Keeps a model from copying the previous true digit.
         with_answer: False gives the prompt alone, for decoding; rows then need no annotations.
         seed: Seed of the draws.
+        targets: Further targets by name, a function of a `Sample` each; the trainer adds those of its objectives.
 
     Raises:
         ValueError: When an argument is out of range, a row lacks a column or has another number of frames, or the
@@ -77,6 +80,7 @@ class FrameSegmentationCollator:
     prefix_corruption: float = 0.0
     with_answer: bool = True
     seed: int = 0
+    targets: Targets = field(default_factory=dict)
     _epoch: torch.Tensor = field(default_factory=_no_epoch, init=False, repr=False, compare=False)
     _seen: Counter[int] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
@@ -104,6 +108,18 @@ class FrameSegmentationCollator:
         other.with_answer = False
         return other
 
+    def with_targets(self, targets: Targets) -> FrameSegmentationCollator:
+        """Return the same collator, which makes these targets too; the trainer asks for those of its objectives.
+
+        Args:
+            targets: A function of a `Sample` by the target's name, see `objectives.Objective`.
+        """
+        if targets.keys() <= {"frame_targets", *self.targets}:
+            return self
+        other = copy(self)  # the epoch is still the same: what is set here counts there
+        other.targets = {**self.targets, **targets}
+        return other
+
     def set_epoch(self, epoch: int) -> None:
         """Key the next draws to an epoch; call before the loader's iterator is made.
 
@@ -119,7 +135,7 @@ class FrameSegmentationCollator:
             self._epoch = self._epoch.clone().share_memory_()
         self._epoch.fill_(epoch)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows.
 
         Args:
@@ -127,33 +143,34 @@ class FrameSegmentationCollator:
                 absent.
 
         Returns:
-            The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, and
-            `labels` (B, L), `answer_start` (B,), `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid`: (B,)
-            int64, or a list where ids are texts. With `with_answer=False` there are no answers, `labels` and
-            `answer_start`, and the `frame_targets` of a row without annotations are nan.
+            The processor's tensors (`input_ids`, `attention_mask`, `pixel_values`, ...) with the answer appended, all
+            of them inputs of the model, and under `targets` what is none: `labels` (B, L), `answer_start` (B,),
+            `frame_targets` (B, F) float32, `frame_valid` (B, F) bool, `qid`: (B,) int64, or a list where ids are texts;
+            and what objectives ask for. With `with_answer=False` there are no answers, `labels`, `answer_start` and
+            targets of objectives, and the `frame_targets` of a row without annotations are nan.
         """
-        samples = [Sample.of(row) for row in rows]
+        samples = [Sample.of(row).labelled(self.label_rule, self.graded_targets) for row in rows]
         self._check(samples)
-        frames, times, masks, targets, inputs = [], [], [], [], []
+        frames, times, masks, inputs = [], [], [], []
         for sample in samples:
             rng = self._generator(sample.qid)
             variants = self._variants(sample.num_frames, rng)
             frames.append(sample.pictures(variants))
             times.append(sample.times(variants) if self.prompt.tells_time else None)
-            targets.append(self._targets(sample))
             if self.with_answer:
-                masks.append(sample.mask(self.label_rule))
+                masks.append(sample.mask())
                 inputs.append(self._corrupt(masks[-1], rng))
         batch = encode_prompts(self.processor, self.prompt, [sample.query for sample in samples], frames, times)
+        targets = {"frame_targets": _collate([self._frame_targets(sample) for sample in samples])}
         if self.with_answer:
             answers = [self.labels.answer_ids(mask) for mask in inputs]
             truths = [self.labels.answer_ids(mask) for mask in masks]
             batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
-        batch["frame_targets"] = _pad(targets, torch.float32)
-        batch["frame_valid"] = _pad([np.ones(len(row), dtype=bool) for row in frames], torch.bool)
+            targets |= batch[TARGETS] | self._asked_targets(samples)
+        targets["frame_valid"] = _collate([np.ones(len(row), dtype=bool) for row in frames])
         qids = [sample.qid for sample in samples]
-        batch["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
-        return batch
+        targets["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
+        return batch | {TARGETS: targets}
 
     def _check(self, samples: Sequence[Sample]) -> None:
         """Refuse rows of which no batch can be made."""
@@ -188,11 +205,27 @@ class FrameSegmentationCollator:
             return np.full(num_frames, MIDDLE_VARIANT, dtype=np.int64)
         return rng.integers(len(VARIANTS), size=num_frames)
 
-    def _targets(self, sample: Sample) -> np.ndarray:
+    def _frame_targets(self, sample: Sample) -> np.ndarray:
         """Return the targets (F,) of a row; nan for one without annotations, of which only a prompt is made."""
         if sample.has_answer(rated=self._needs_saliency):
-            return sample.frame_targets(self.label_rule, self.graded_targets)
+            return sample.frame_targets()
         return np.full(sample.num_frames, np.nan, dtype=np.float32)
+
+    def _asked_targets(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """Return what objectives ask for beside the frame targets."""
+        found = {}
+        for name, read in self.targets.items():
+            if name == "frame_targets":
+                continue
+            values = [np.asarray(read(sample)) for sample in samples]
+            for sample, value in zip(samples, values, strict=True):
+                if value.ndim and len(value) != sample.num_frames:
+                    raise ValueError(
+                        f"qid {sample.qid}: expected the target {name!r} to have one entry for each of the "
+                        f"{sample.num_frames} frames first, or to be a number, got shape {value.shape}"
+                    )
+            found[name] = _collate(values)
+        return found
 
     def _corrupt(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Replace digits of the teacher-forced input by random ones."""
@@ -202,9 +235,7 @@ class FrameSegmentationCollator:
         return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
 
 
-def _pad(rows: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
-    """Stack values per frame; rows with fewer frames are filled up at the end with zeros."""
-    padded = torch.zeros(len(rows), max(len(row) for row in rows), dtype=dtype)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.from_numpy(row)
-    return padded
+def _collate(values: list[np.ndarray]) -> torch.Tensor:
+    """Stack values of rows; those with fewer frames are filled up at the end with zeros."""
+    tensors = [torch.from_numpy(np.array(value, np.float32 if value.dtype.kind == "f" else None)) for value in values]
+    return pad_sequence(tensors, batch_first=True) if tensors[0].ndim else torch.stack(tensors)

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from hf_frameseg.batches.prompt_template import PromptTemplate
-from hf_frameseg.batches.row_numbers import ROW_NUMBER, ROWS
 from hf_frameseg.digits import is_along_text
 
 IGNORE_INDEX = -100  # label that transformers' causal language-modelling loss leaves out
-TARGET_KEYS = ("labels", "answer_start", "frame_targets", "frame_valid", "qid", ROW_NUMBER, ROWS)
-"""Keys of a batch that are not model inputs."""
+TARGETS = "targets"
+"""Key of a batch under which everything stands that is no input of the model: labels, targets, ids."""
 
 
 def encode_prompts(
@@ -90,26 +89,36 @@ def _shown(prompt: PromptTemplate, frames: Sequence[np.ndarray]) -> dict[str, An
     return {"videos": list(frames), "do_sample_frames": False}
 
 
-def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return what of a batch goes into the model, the answers included.
+
+    Args:
+        batch: A batch of `FrameSegmentationCollator`; left as it is.
+    """
+    return {key: value for key, value in batch.items() if key != TARGETS}
+
+
+def drop_answers(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Cut the answers off a collated batch: the inputs of `generate`.
 
     Args:
         batch: A batch of `FrameSegmentationCollator`, with answers or without; left as it is.
 
     Returns:
-        The model inputs with left-padded prompts, without labels, targets and `qid`.
+        The model inputs with left-padded prompts, without the targets.
 
     Example:
         >>> import torch
         >>> ids = torch.tensor([[9, 7, 7, 1, 0, 5], [7, 7, 7, 7, 1, 5]])  # answers "1 0 end" and "1 end"
-        >>> batch = {"input_ids": ids, "attention_mask": (ids != 9).long(), "answer_start": torch.tensor([3, 4])}
+        >>> batch = {"input_ids": ids, "attention_mask": (ids != 9).long()}
+        >>> batch["targets"] = {"answer_start": torch.tensor([3, 4])}
         >>> drop_answers(batch)["attention_mask"].tolist()
         [[0, 0, 1, 1], [1, 1, 1, 1]]
     """
-    out = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
-    if "answer_start" not in batch:
+    out, targets = model_inputs(batch), batch.get(TARGETS, {})
+    if "answer_start" not in targets:
         return out
-    starts = batch["answer_start"].tolist()
+    starts = targets["answer_start"].tolist()
     longest = max(starts)
     for key, value in out.items():
         if is_along_text(value, batch["input_ids"]):
@@ -123,15 +132,15 @@ def drop_answers(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def append_answers(
     batch: dict[str, torch.Tensor], inputs: list[list[int]], truths: list[list[int]], pad_id: int
-) -> dict[str, torch.Tensor]:
-    """Lay rows out anew as pads, prompt, answer; `inputs` go into the ids, `truths` into the labels."""
+) -> dict[str, Any]:
+    """Lay rows out anew as pads, prompt, answer; `inputs` go into the ids, `truths` into the labels of `TARGETS`."""
     ids = batch["input_ids"]
     prompt_lengths = batch["attention_mask"].sum(dim=1).tolist()
     total = max(length + len(answer) for length, answer in zip(prompt_lengths, inputs, strict=True))
     labels = ids.new_full((len(inputs), total), IGNORE_INDEX)
     for row, truth in enumerate(truths):
         labels[row, total - len(truth) :] = torch.tensor(truth)
-    out = {**batch, "labels": labels}
+    out: dict[str, Any] = dict(batch)
     for key in [key for key, value in batch.items() if is_along_text(value, ids)]:
         laid = batch[key].new_full((len(inputs), total), pad_id if key == "input_ids" else 0)
         for row, (length, answer) in enumerate(zip(prompt_lengths, inputs, strict=True)):
@@ -140,8 +149,8 @@ def append_answers(
             # Masks and token types go on as at the last prompt token, which is text like the answer.
             laid[row, start:] = torch.tensor(answer) if key == "input_ids" else batch[key][row, -1]
         out[key] = laid
-    out["answer_start"] = torch.tensor([total - len(answer) for answer in inputs], dtype=torch.int64)
-    return out
+    starts = torch.tensor([total - len(answer) for answer in inputs], dtype=torch.int64)
+    return out | {TARGETS: {"labels": labels, "answer_start": starts}}
 
 
 def _check_interleaved(text: str, content: list[dict[str, Any]]) -> None:

@@ -16,16 +16,17 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, get_worker_info
 
+from hf_frameseg.batches.encoding import TARGETS
 from hf_frameseg.sample import Sample
 
 NO_ROW = -1
 """Number of a row that only keeps a process in step."""
 
 ROW_NUMBER = "row_number"
-"""Key of a batch: the number of each row, (B,) int64."""
+"""Key of a batch's targets: the number of each row, (B,) int64."""
 
 ROWS = "rows"
-"""Key of a batch: the B samples without their pictures, for what scores them."""
+"""Key of a batch's targets: the B samples without their pictures, for what scores them."""
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -199,12 +200,13 @@ class NumberedCollator:
         self.collator, self.keep_rows = collator, keep_rows
 
     def __call__(self, picks: Sequence[tuple[int, Row]]) -> dict[str, Any]:
-        """Return the batch with `ROW_NUMBER` and, if rows are kept, `ROWS`."""
+        """Return the batch with `ROW_NUMBER` and, if rows are kept, `ROWS` among its targets."""
         numbers, rows = zip(*picks, strict=True)
-        batch = {**self.collator(list(rows)), ROW_NUMBER: torch.tensor(numbers, dtype=torch.int64)}
+        batch = self.collator(list(rows))
+        targets = {**batch.get(TARGETS, {}), ROW_NUMBER: torch.tensor(numbers, dtype=torch.int64)}
         if self.keep_rows:
-            batch[ROWS] = [Sample.of(row).without_pictures() for row in rows]
-        return batch
+            targets[ROWS] = [Sample.of(row).without_pictures() for row in rows]
+        return {**batch, TARGETS: targets}
 
 
 def _batches(entries: Iterable[T], size: int, drop_last: bool) -> Iterator[list[T]]:

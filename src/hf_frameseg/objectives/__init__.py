@@ -1,7 +1,7 @@
-"""Frame segmentation losses: pure functions, thin modules, and the schedule of their weights.
+"""Objectives: named parts of the loss, the pure functions behind them, and the schedule of their weights.
 
-Everything here knows tensors only: ``(frame_logits (B, F, 2) or (B, F), target (B, F), valid (B, F))`` goes in and one
-loss per sample ``(B,)`` comes out. No tokenizer, no model, no reduction over the batch.
+Everything here knows tensors only: what a model says at the answers goes in and one loss per sample ``(B,)`` comes out.
+No tokenizer, no reduction over the batch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from hf_frameseg.objectives.functional import (
     generalized_dice,
     tversky,
 )
+from hf_frameseg.objectives.lm import LanguageModelLoss
 from hf_frameseg.objectives.modules import (
-    LOSSES,
+    OBJECTIVES,
     BinaryCrossEntropyLoss,
-    FrameSegmentationLoss,
     GeneralizedDiceLoss,
     TverskyLoss,
+    make_objectives,
 )
+from hf_frameseg.objectives.objective import AnswerOutputs, FrameObjective, Objective, targets_of
 from hf_frameseg.objectives.schedule import (
     PAPER_WEIGHTS,
     PAPER_WEIGHTS_START,
@@ -32,20 +34,25 @@ from hf_frameseg.objectives.schedule import (
 
 __all__ = [
     "CLASS_WEIGHTS",
-    "LOSSES",
+    "OBJECTIVES",
     "PAPER_POS_WEIGHT",
     "PAPER_WEIGHTS",
     "PAPER_WEIGHTS_START",
     "SCHEDULE_KINDS",
+    "AnswerOutputs",
     "BinaryCrossEntropyLoss",
     "ClassWeight",
-    "FrameSegmentationLoss",
+    "FrameObjective",
     "GeneralizedDiceLoss",
+    "LanguageModelLoss",
     "LossWeightSchedule",
+    "Objective",
     "ScheduleKind",
     "TverskyLoss",
     "binary_cross_entropy",
     "generalized_dice",
+    "make_objectives",
+    "targets_of",
     "tversky",
     "weighted_sum",
 ]

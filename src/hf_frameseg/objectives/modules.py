@@ -1,16 +1,19 @@
-"""Losses as modules with their settings, the dict of their names, and the sum of named parts."""
+"""Losses of frames as objectives with their settings, and the dict of all objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_frameseg.objectives import functional
 from hf_frameseg.objectives.functional import PAPER_POS_WEIGHT
+from hf_frameseg.objectives.lm import LanguageModelLoss
+from hf_frameseg.objectives.objective import FrameObjective, Objective
 
 
-class BinaryCrossEntropyLoss(nn.Module):
+class BinaryCrossEntropyLoss(FrameObjective):
     """Hold the settings of :func:`~hf_frameseg.objectives.functional.binary_cross_entropy`.
 
     Formula, paper and *Relations* are documented there.
@@ -22,7 +25,7 @@ class BinaryCrossEntropyLoss(nn.Module):
         >>> import torch
         >>> from hf_frameseg.objectives import BinaryCrossEntropyLoss
         >>> loss = BinaryCrossEntropyLoss()
-        >>> loss(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))  # (1 + 2.3378) / 2 * log 2
+        >>> loss.loss(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))  # (1 + 2.3378) / 2 * log 2
         tensor([1.1568])
     """
 
@@ -30,7 +33,7 @@ class BinaryCrossEntropyLoss(nn.Module):
         super().__init__()
         self.pos_weight = pos_weight
 
-    def forward(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    def loss(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return one loss per sample ``(B,)``; shapes as in the function."""
         return functional.binary_cross_entropy(frame_logits, target, valid, pos_weight=self.pos_weight)
 
@@ -39,7 +42,7 @@ class BinaryCrossEntropyLoss(nn.Module):
         return f"pos_weight={self.pos_weight}"
 
 
-class TverskyLoss(nn.Module):
+class TverskyLoss(FrameObjective):
     """Hold the settings of :func:`~hf_frameseg.objectives.functional.tversky`.
 
     Formula, paper and *Relations* are documented there.
@@ -52,7 +55,7 @@ class TverskyLoss(nn.Module):
     Example:
         >>> import torch
         >>> from hf_frameseg.objectives import TverskyLoss
-        >>> TverskyLoss(alpha=0.5, beta=0.5)(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))
+        >>> TverskyLoss(alpha=0.5, beta=0.5).loss(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))
         tensor([0.5000])
     """
 
@@ -60,7 +63,7 @@ class TverskyLoss(nn.Module):
         super().__init__()
         self.alpha, self.beta, self.smooth = alpha, beta, smooth
 
-    def forward(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    def loss(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return one loss per sample ``(B,)``; shapes as in the function."""
         return functional.tversky(frame_logits, target, valid, alpha=self.alpha, beta=self.beta, smooth=self.smooth)
 
@@ -69,7 +72,7 @@ class TverskyLoss(nn.Module):
         return f"alpha={self.alpha}, beta={self.beta}, smooth={self.smooth}"
 
 
-class GeneralizedDiceLoss(nn.Module):
+class GeneralizedDiceLoss(FrameObjective):
     """Hold the settings of :func:`~hf_frameseg.objectives.functional.generalized_dice`.
 
     Formula, paper and *Relations* are documented there.
@@ -81,7 +84,7 @@ class GeneralizedDiceLoss(nn.Module):
     Example:
         >>> import torch
         >>> from hf_frameseg.objectives import GeneralizedDiceLoss
-        >>> GeneralizedDiceLoss(class_weight="uniform")(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))
+        >>> GeneralizedDiceLoss(class_weight="uniform").loss(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0]]))
         tensor([0.5000])
     """
 
@@ -89,7 +92,7 @@ class GeneralizedDiceLoss(nn.Module):
         super().__init__()
         self.smooth, self.class_weight = smooth, class_weight
 
-    def forward(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    def loss(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return one loss per sample ``(B,)``; shapes as in the function."""
         return functional.generalized_dice(
             frame_logits, target, valid, smooth=self.smooth, class_weight=self.class_weight
@@ -100,59 +103,70 @@ class GeneralizedDiceLoss(nn.Module):
         return f"smooth={self.smooth}, class_weight={self.class_weight!r}"
 
 
-LOSSES: dict[str, type[nn.Module]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
+    "lm": LanguageModelLoss,
     "bce": BinaryCrossEntropyLoss,
     "tversky": TverskyLoss,
     "generalized_dice": GeneralizedDiceLoss,
 }
-"""Every segmentation loss by name. The names are the keys of weights, of logs (``loss_<name>``) and of arguments.
+"""Every objective by name. The names are the keys of weights, of logs (``loss_<name>``) and of arguments.
 
-A new loss is one function, one class and one line here.
+A new one is one class and one line here; one of your own is put in from outside, before it is weighted.
 """
 
 
-class FrameSegmentationLoss(nn.Module):
-    """Compute several frame segmentation losses and return each under its name, unweighted.
-
-    Weights are applied outside (:func:`~hf_frameseg.objectives.schedule.weighted_sum`): they change from step to step,
-    and the parts are logged as they are.
+def make_objectives(
+    names: Iterable[str],
+    options: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Objective | type[Objective]] | None = None,
+) -> dict[str, Objective]:
+    """Make objectives by their names.
 
     Args:
-        parts: Loss modules by name. Empty is allowed and gives no parts (training on the language model loss alone).
+        names: Which; those of ``options`` must be known too.
+        options: Settings of each by name, passed to its class.
+        given: Objectives, or classes of them, that come before those of :data:`OBJECTIVES`.
+
+    Returns:
+        The objectives by name, in the order of the registry.
 
     Raises:
-        TypeError: If a part is not a module.
-
-    Paper:
-        "Moment and Highlight Detection via MLLM Frame Segmentation", section III (the terms of the joint objective).
-
-    Relations:
-        - Each term is a loss of its own and usable alone: see :data:`LOSSES`.
+        ValueError: On a name that nobody knows, or settings that a class does not take.
+        TypeError: If one is no objective.
 
     Example:
-        >>> import torch
-        >>> from hf_frameseg.objectives import LOSSES, FrameSegmentationLoss
-        >>> loss = FrameSegmentationLoss({name: loss() for name, loss in LOSSES.items()})
-        >>> parts = loss(torch.zeros(2, 25, 2), torch.ones(2, 25))
-        >>> {name: tuple(value.shape) for name, value in parts.items()}
-        {'bce': (2,), 'tversky': (2,), 'generalized_dice': (2,)}
+        >>> make_objectives(["bce", "lm"], {"bce": {"pos_weight": 2.0}})
+        {'lm': LanguageModelLoss(), 'bce': BinaryCrossEntropyLoss(pos_weight=2.0)}
     """
+    known: dict[str, Objective | type[Objective]] = {**OBJECTIVES, **(given or {})}
+    check_names(names, known, "the weights")
+    check_names(options, known, "loss_options")
+    made = {}
+    for name, kind in known.items():
+        if isinstance(kind, type) and issubclass(kind, Objective):
+            try:
+                kind = kind(**options.get(name, {}))
+            except TypeError as error:
+                raise ValueError(f"loss_options for {name!r}: {error}.") from None
+        elif options.get(name):
+            raise ValueError(f"loss_options for {name!r}: it was given as an object; give its settings to that.")
+        if not isinstance(kind, Objective):
+            raise TypeError(f"objective {name!r} must be an Objective or a class of them, got {kind!r}.")
+        if name in names:
+            made[name] = kind
+    return made
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            if not isinstance(part, nn.Module):
-                raise TypeError(
-                    f"loss part {name!r} must be a module, got {part!r}; call the class: LOSSES[{name!r}]()."
-                )
-        self.parts = nn.ModuleDict(parts)
 
-    def forward(self, frame_logits: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the loss ``(B,)`` of each part by name.
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse names of objectives that nobody knows.
 
-        Args:
-            frame_logits: Digit logits ``(B, F, 2)``, or their difference ``z1 - z0`` ``(B, F)``.
-            target: Foreground share of each frame ``(B, F)`` in [0, 1].
-            valid: True for real frames ``(B, F)``; None when every frame is real.
-        """
-        return {name: part(frame_logits, target, valid) for name, part in self.parts.items()}
+    Args:
+        names: The names.
+        known: The known ones.
+        where: Where they stand, for the message.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown loss in {where}: {', '.join(unknown)}; known are {', '.join(known)}.")

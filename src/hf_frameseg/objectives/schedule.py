@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from hf_frameseg.objectives.modules import LOSSES
+from hf_frameseg.objectives.modules import OBJECTIVES, check_names
 
 ScheduleKind = Literal["linear", "constant"]
 """How :class:`LossWeightSchedule` gets from the first weights to the last."""
 
 SCHEDULE_KINDS: tuple[str, ...] = get_args(ScheduleKind)
 """The accepted names of :data:`ScheduleKind`."""
-
-LM = "lm"
-"""Name of the ordinary next-token loss among the parts."""
 
 PAPER_WEIGHTS_START: dict[str, float] = {"lm": 1.0, "bce": 0.0, "tversky": 0.0, "generalized_dice": 0.0}
 """The paper's weights before the first step (appendix, table of hyperparameters)."""
@@ -45,6 +42,7 @@ class LossWeightSchedule:
         end: Weights from step ``warmup_steps`` on. A name that is left out weighs 0.
         warmup_steps: Optimiser steps from ``start`` to ``end``; 0 means ``end`` from the first step.
         kind: ``"linear"`` or ``"constant"``.
+        known: Names that may be weighted; those of :data:`~hf_frameseg.objectives.modules.OBJECTIVES` by default.
 
     Raises:
         ValueError: On an unknown name, a weight that is negative or not finite, weights that are all 0, a negative
@@ -69,6 +67,7 @@ class LossWeightSchedule:
     end: Mapping[str, float]
     warmup_steps: int
     kind: ScheduleKind = "linear"
+    known: Iterable[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check once, and keep copies: the caller's dicts may change later."""
@@ -76,8 +75,8 @@ class LossWeightSchedule:
             raise ValueError(f"kind must be one of {', '.join(SCHEDULE_KINDS)}, got {self.kind!r}.")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be >= 0 optimiser steps, got {self.warmup_steps}.")
-        object.__setattr__(self, "start", _checked_weights("start", self.start))
-        object.__setattr__(self, "end", _checked_weights("end", self.end))
+        object.__setattr__(self, "start", _checked_weights("start", self.start, self.known))
+        object.__setattr__(self, "end", _checked_weights("end", self.end, self.known))
 
     def at(self, step: int) -> dict[str, float]:
         """Return the weight of every name in ``start`` or ``end`` at optimiser step ``step`` (0 is the first).
@@ -124,11 +123,10 @@ def weighted_sum(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return sum(terms[1:], start=terms[0])
 
 
-def _checked_weights(side: str, weights: Mapping[str, float]) -> dict[str, float]:
+def _checked_weights(side: str, weights: Mapping[str, float], known: Iterable[str] | None) -> dict[str, float]:
     """Return a copy of the weights, or raise with the repair."""
-    known = (LM, *LOSSES)
-    if unknown := [name for name in weights if name not in known]:
-        raise ValueError(f"unknown loss in {side} weights: {', '.join(unknown)}; known are {', '.join(known)}.")
+    known = tuple(OBJECTIVES if known is None else known)
+    check_names(weights, known, f"{side} weights")
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"the {side} weight of {name!r} must be a finite number >= 0, got {weight}.")

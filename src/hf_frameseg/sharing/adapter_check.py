@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_frameseg.batches.encoding import TARGET_KEYS, encode_prompts
+from hf_frameseg.batches.encoding import encode_prompts, model_inputs
 from hf_frameseg.batches.prompts import get_prompt
 from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.readout.precision import autocasting
@@ -193,8 +193,7 @@ def _logits(model: PeftModel, batch: Mapping[str, Tensor], autocast: str | None)
     base = model.get_base_model()
     inputs = {
         key: value.to(device=base.device, dtype=base.dtype if value.is_floating_point() else None)
-        for key, value in batch.items()
-        if key not in TARGET_KEYS
+        for key, value in model_inputs(batch).items()
     }
     with evaluating(model), autocasting(base.device, autocast):
         logits = model(**inputs, use_cache=False).logits

@@ -14,9 +14,9 @@ from hf_frameseg._numbers import is_number
 from hf_frameseg.readout import get_readout
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterable, Mapping
 
-    from hf_frameseg.objectives import LossWeightSchedule
+    from hf_frameseg.objectives import LossWeightSchedule, Objective
 
 _DRIVEN_BY_SCORES = ("reduce_lr_on_plateau", "greedy")
 """Learning rate schedules that follow `metric_for_best_model`."""
@@ -67,14 +67,14 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     set later, as by a hyperparameter search, takes effect at the next step.
 
     Args:
-        loss_weights: Weights of the parts, `lm` and the names in `objectives.LOSSES`; a name that is left out
-            weighs 0; on the command line as JSON. Default: the paper's, .2 for `lm` and .2667 for each of `bce`,
-            `tversky`, `generalized_dice`.
+        loss_weights: Weights of the objectives by name, those of `objectives.OBJECTIVES` or of the trainer; a name that
+            is left out weighs 0; on the command line as JSON. Default: the paper's, .2 for `lm` and .2667 for each of
+            `bce`, `tversky`, `generalized_dice`.
         loss_weights_start: Weights at the first step, from which they move linearly. None: `loss_weights` from the
             first step on, which is the package's default because a model trained with `lm` alone first learns to copy
             the previous digit. The paper's: `{"lm": 1}`.
         loss_warmup_steps: Optimiser steps of that move; below 1 it is a share of all steps (the paper: 6 of 11 epochs).
-        loss_options: Settings of the segmentation losses by name, e.g. `{"tversky": {"alpha": 0.3, "beta": 0.7}}`.
+        loss_options: Settings of the objectives by name, e.g. `{"tversky": {"alpha": 0.3, "beta": 0.7}}`.
         evaluate_loss: Compute the loss in `evaluate`, beside the scores. False decodes only, which saves a forward pass
             and the making of answers. `predict` never computes it.
         readout: How evaluation decodes, a name in `readout.READOUTS`; a trained model is to be saved with it
@@ -125,17 +125,12 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
             self.lr_scheduler_kwargs = {"mode": mode} | dict(self.lr_scheduler_kwargs or {})
         self._refuse_what_cannot_be_honoured()
         self.accelerator_config.dispatch_batches = False  # accelerate's default for streams is True
-        self.loss_schedule(max_steps=1)  # raises on unknown names and negative weights
-        self.frame_losses()  # raises on unknown names and settings
+        self._check_objectives()
         get_readout(self.readout)
 
     def _know_the_direction(self) -> None:
         """Minimise the loss and its parts; transformers maximises every name that does not end in `loss`."""
-        from hf_frameseg.objectives import LOSSES
-        from hf_frameseg.objectives.schedule import LM
-
-        parts = "|".join(map(re.escape, (LM, *LOSSES)))
-        if self.greater_is_better is None and re.search(rf"(^|_)loss_({parts})$", self.metric_for_best_model or ""):
+        if self.greater_is_better is None and re.search(r"(^|_)loss_\w+$", self.metric_for_best_model or ""):
             self.greater_is_better = False
 
     def _refuse_what_cannot_be_honoured(self) -> None:
@@ -181,9 +176,24 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
                 "evaluate_loss=True, or name a score such as mAP."
             )
 
-    def loss_schedule(self, max_steps: int) -> LossWeightSchedule:
-        """Return the weights over a training of `max_steps` optimiser steps."""
-        from hf_frameseg.objectives import PAPER_WEIGHTS, LossWeightSchedule
+    def _check_objectives(self) -> None:
+        """Refuse wrong weights and settings; names that are not registered yet are for the trainer to know."""
+        from hf_frameseg.objectives import OBJECTIVES, make_objectives
+
+        self.loss_schedule(max_steps=1)
+        make_objectives((), {name: given for name, given in self._loss_options().items() if name in OBJECTIVES})
+
+    def loss_schedule(self, max_steps: int, known: Iterable[str] | None = None) -> LossWeightSchedule:
+        """Return the weights over a training.
+
+        Args:
+            max_steps: Its optimiser steps.
+            known: Names that may be weighted; None lets any name pass.
+
+        Raises:
+            ValueError: On weights that cannot be, or names that nobody knows.
+        """
+        from hf_frameseg.objectives import OBJECTIVES, PAPER_WEIGHTS, LossWeightSchedule
 
         end = _numbers("loss_weights", PAPER_WEIGHTS if self.loss_weights is None else self.loss_weights)
         warmup_steps = _warmup_steps(self.loss_warmup_steps, max_steps)
@@ -192,33 +202,38 @@ class SegmentationSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
                 raise ValueError(
                     'loss_warmup_steps needs weights to start from: set loss_weights_start, e.g. {"lm": 1}.'
                 )
-            return LossWeightSchedule(start=end, end=end, warmup_steps=0, kind="constant")
+            known = {**OBJECTIVES, **end} if known is None else known
+            return LossWeightSchedule(start=end, end=end, warmup_steps=0, kind="constant", known=known)
         start = _numbers("loss_weights_start", self.loss_weights_start)
         if not self.loss_warmup_steps:
             raise ValueError(
                 "loss_weights_start needs steps to move in: set loss_warmup_steps (0.5 is half of all steps), or leave "
                 "loss_weights_start out."
             )
-        return LossWeightSchedule(start=start, end=end, warmup_steps=warmup_steps)
+        known = {**OBJECTIVES, **end, **start} if known is None else known
+        return LossWeightSchedule(start=start, end=end, warmup_steps=warmup_steps, known=known)
 
-    def frame_losses(self) -> dict[str, nn.Module]:
-        """Return the segmentation losses that ever weigh anything, with their settings, by name."""
-        from hf_frameseg.objectives import LOSSES
+    def objectives(self, given: Mapping[str, Objective | type[Objective]] | None = None) -> dict[str, Objective]:
+        """Return the objectives that ever weigh anything, with their settings, by name.
 
+        Args:
+            given: Objectives, or classes of them, beside those of `objectives.OBJECTIVES`.
+
+        Raises:
+            ValueError: On names that nobody knows, or settings that an objective does not take.
+        """
+        from hf_frameseg.objectives import OBJECTIVES, make_objectives
+
+        schedule = self.loss_schedule(max_steps=1, known={**OBJECTIVES, **(given or {})})
+        return make_objectives(schedule.at(0), self._loss_options(), given)
+
+    def _loss_options(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of objectives by name."""
         options = self.loss_options or {}
         if not isinstance(options, dict) or not all(isinstance(settings, dict) for settings in options.values()):
             example = '{"bce": {"pos_weight": 2}}'
             raise ValueError(f"loss_options must be a JSON object such as {example}, got {options!r}.")
-        if unknown := [name for name in options if name not in LOSSES]:
-            raise ValueError(f"unknown loss in loss_options: {', '.join(unknown)}; known are {', '.join(LOSSES)}.")
-        weighted = self.loss_schedule(max_steps=1).at(0)
-        losses = {}
-        for name, loss in LOSSES.items():
-            try:
-                losses[name] = loss(**options.get(name, {}))
-            except TypeError as error:
-                raise ValueError(f"loss_options for {name!r}: {error}.") from None
-        return {name: loss for name, loss in losses.items() if name in weighted}
+        return options
 
 
 def _check_numbers(args: SegmentationSeq2SeqTrainingArguments) -> None:

@@ -9,7 +9,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from hf_frameseg.metrics import HEADLINE_COLUMNS
-from hf_frameseg.objectives import LOSSES
+from hf_frameseg.objectives import OBJECTIVES
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def check_arguments(args: Any, data_collator: Any, kwargs: dict[str, Any]) -> No
         )
     if kwargs.get("compute_loss_func") is not None:
         raise ValueError(
-            "compute_loss_func is not supported: put a loss of frames into LOSSES, or override loss_parts or "
-            "compute_loss."
+            "compute_loss_func is not supported: give the trainer an objective, or override loss_parts or compute_loss."
         )
 
 
@@ -101,7 +100,7 @@ def check_best_metric(args: Any) -> None:
     Raises:
         ValueError: If it is neither a loss nor a headline number.
     """
-    known = ["loss", *(f"loss_{name}" for name in ("lm", *LOSSES)), *HEADLINE_COLUMNS]
+    known = ["loss", *(f"loss_{name}" for name in OBJECTIVES), *HEADLINE_COLUMNS]
     best = args.metric_for_best_model
     if best is not None and best.removeprefix("eval_") not in known:
         raise ValueError(f"expected metric_for_best_model to be one of {', '.join(known)}, got {best!r}")

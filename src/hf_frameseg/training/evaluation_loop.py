@@ -12,7 +12,7 @@ from transformers import EvalPrediction
 from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from hf_frameseg.batches.encoding import drop_answers
+from hf_frameseg.batches.encoding import TARGETS, drop_answers
 from hf_frameseg.batches.row_numbers import NO_ROW, ROW_NUMBER, ROWS, NumberedCollator
 from hf_frameseg.readout import get_readout
 from hf_frameseg.readout.precision import autocasting
@@ -65,9 +65,10 @@ class EvaluationLoop:
         for prompts without answers; targets are nan for rows without annotations.
         """
         inputs = dict(self._prepare_inputs(inputs))
-        rows, places = inputs.pop(ROWS, None), torch.arange(len(inputs["input_ids"]), device=self.args.device)
-        numbers = inputs.pop(ROW_NUMBER, places)
-        has_loss = self._computes_loss and "answer_start" in inputs
+        targets = inputs[TARGETS]
+        rows, places = targets.get(ROWS), torch.arange(len(inputs["input_ids"]), device=self.args.device)
+        numbers = targets.get(ROW_NUMBER, places)
+        has_loss = self._computes_loss and "answer_start" in targets
         with torch.no_grad(), self.compute_loss_context_manager():
             found = self.compute_loss(model, inputs, return_outputs=True) if has_loss else None
             loss, parts = found if isinstance(found, tuple) else (found, None)
@@ -78,7 +79,7 @@ class EvaluationLoop:
             decoded = self._decode(inputs, gen_kwargs)
         found = (decoded.mask.to(torch.int8), decoded.frame_logits.float(), numbers)
         found += (dict(decoded.further),) if decoded.further else ()
-        return loss, found, inputs.get("frame_targets")
+        return loss, found, targets.get("frame_targets")
 
     def _decode(self, inputs: dict[str, Tensor], gen_kwargs: dict[str, Any]) -> DecodedFrames:
         """Return what the readout makes of a batch."""
@@ -87,7 +88,8 @@ class EvaluationLoop:
             options["synced_gpus"] = True  # the others may have more frames
         # `generation_max_length` comes as max_length; an answer has one digit per frame, whatever it says.
         options = {key: value for key, value in options.items() if value is not None and key != "max_length"}
-        if not bool(inputs["frame_valid"].all()):
+        valid = inputs[TARGETS]["frame_valid"]
+        if not bool(valid.all()):
             raise ValueError(
                 "decoding needs the same number of frames in every row of a batch: group the rows by it or set "
                 "per_device_eval_batch_size=1."
@@ -98,7 +100,7 @@ class EvaluationLoop:
                 self.accelerator.unwrap_model(self.model),
                 drop_answers(inputs),
                 self.binary_labels,
-                num_frames=inputs["frame_valid"].shape[1],
+                num_frames=valid.shape[1],
                 **options,
             )
 

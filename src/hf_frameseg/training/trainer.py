@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
-from hf_frameseg.batches.encoding import TARGET_KEYS
+from hf_frameseg.batches.encoding import TARGETS
 from hf_frameseg.batches.row_numbers import ROW_NUMBER
 from hf_frameseg.digits import BinaryLabels
-from hf_frameseg.objectives import FrameSegmentationLoss, weighted_sum
+from hf_frameseg.objectives import Objective, weighted_sum
+from hf_frameseg.objectives.heads import attach_heads
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
 from hf_frameseg.training.checkpoints import StopAtSigterm, record_processes
 from hf_frameseg.training.checks import check_arguments, check_processes
 from hf_frameseg.training.evaluation_loop import EvaluationLoop
+from hf_frameseg.training.loss_parts import LossParts
 from hf_frameseg.training.row_loaders import RowLoaders
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
-class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
+class SegmentationSeq2SeqTrainer(LossParts, EvaluationLoop, RowLoaders, Seq2SeqTrainer):
     """Train a multimodal LLM to answer with one digit per frame, on token and on frame level at once.
 
-    The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C). Every part is a
-    mean within the sample, and the loss of an optimiser step is the mean over *all* its samples, over accumulated
-    batches and processes alike: batch 8 equals batch 2 x accumulation 4 equals 2 processes x 4.
+    The loss of a sample is `w_lm LM + w_bce BCE + w_tv Tversky + w_gd Dice` (paper, section III-C), and whatever other
+    objectives are weighted (`objectives.OBJECTIVES`, or given here). Every part is a mean within the sample, and the
+    loss of an optimiser step is the mean over *all* its samples, over accumulated batches and processes alike: batch 8
+    equals batch 2 x accumulation 4 equals 2 processes x 4.
 
     Evaluation decodes by `args.readout` (digits only, with `generation_num_beams`) and hands `compute_metrics`
     predictions `(mask (N, F), frame_logits (N, F, 2), qid (N,))` gathered from all processes, each query once, and as
@@ -51,6 +53,7 @@ class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
         data_collator: `FrameSegmentationCollator` with `train=True`, or a callable with the same keys.
         eval_data_collator: The one for evaluation; default: `data_collator.for_evaluation()` where it exists.
         labels: Digit ids; default: from `processing_class`.
+        objectives: Objectives of your own by name, or classes of them, which `args.loss_weights` may weigh too.
         peft_config: Wraps the model with an adapter before training.
         **kwargs: As for `transformers.Seq2SeqTrainer`.
 
@@ -72,6 +75,7 @@ class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
         *,
         eval_data_collator: Callable[[list[dict]], dict[str, Tensor]] | None = None,
         labels: BinaryLabels | None = None,
+        objectives: Mapping[str, Objective | type[Objective]] | None = None,
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,10 +85,14 @@ class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
             model = None if model is None else _with_adapter(model, peft_config)
             if kwargs.get("model_init") is not None:
                 kwargs["model_init"] = _with_adapters(kwargs["model_init"], peft_config)
+        self._given_objectives = dict(objectives or {})
+        if model is not None:
+            attach_heads(model, args.objectives(self._given_objectives), args.seed)
         self.binary_labels = labels or _labels_of(data_collator, kwargs.get("processing_class"))
         if eval_data_collator is None and hasattr(data_collator, "for_evaluation"):
             eval_data_collator = data_collator.for_evaluation()
-        self.eval_data_collator = eval_data_collator
+        data_collator = self._ready_collator(data_collator, args)
+        self.eval_data_collator = self._ready_collator(eval_data_collator, args)
         if kwargs.get("eval_dataset") is not None:
             self._check_eval_data_collator()
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
@@ -112,9 +120,7 @@ class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
         Returns:
             The mean loss of the batch, weighted.
         """
-        inputs = dict(inputs)
         rows = _count_rows([inputs], self.args.device)
-        inputs.pop(ROW_NUMBER, None)
         self._step = _Step(self.current_weights, rows)
         try:
             if num_items_in_batch is not None:
@@ -150,37 +156,6 @@ class SegmentationSeq2SeqTrainer(EvaluationLoop, RowLoaders, Seq2SeqTrainer):
         if self._step is not None:
             self._record_train_parts(parts, self._step)
         return (loss, parts) if return_outputs else loss
-
-    def loss_parts(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return every loss part per sample, (B,), from one forward pass with logits at the answer only."""
-        answer_start, num_frames = inputs["answer_start"], inputs["frame_targets"].shape[1]
-        length = inputs["input_ids"].shape[1]
-        first = int(answer_start.min()) - 1  # the position that predicts the first digit of the longest answer
-        model_inputs = {key: value for key, value in inputs.items() if key not in TARGET_KEYS}
-        keeps_logits = self._keeps_logits
-        if keeps_logits:
-            model_inputs["logits_to_keep"] = length - first
-        logits = model(**model_inputs, use_cache=False).logits
-        expected = length - first if keeps_logits else length
-        if logits.shape[1] != expected:
-            raise ValueError(
-                f"expected logits at {expected} positions, got {logits.shape[1]}: the model's output is not on the "
-                "axis of input_ids; use a processor that expands each <image> into its placeholder tokens."
-            )
-        logits = logits[:, -(length - first) :]
-        # Rows end together, so answers of fewer frames start later: their frames that are not valid lie behind the end.
-        later = int(answer_start.max()) - 1 - first
-        padded = F.pad(logits, (0, 0, 0, later)) if later else logits
-        frame_logits = self.binary_labels.frame_logits(padded, answer_start, num_frames, logits_start=first)
-        losses = FrameSegmentationLoss(self.args.frame_losses())
-        segmentation = losses(frame_logits, inputs["frame_targets"], inputs["frame_valid"])
-        return {"lm": _language_model_loss(logits, inputs["labels"][:, first:]), **segmentation}
-
-    @property
-    def _keeps_logits(self) -> bool:
-        """Tell whether the model computes only the logits that it is asked for."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return "logits_to_keep" in inspect.signature(type(_base_model(model)).forward).parameters
 
     @property
     def current_weights(self) -> dict[str, float]:
@@ -327,24 +302,12 @@ class _TrainingBegins(TrainerCallback):
 def _count_rows(batches: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
     """Count the rows of batches, without those that only keep a process in step."""
     counts = [
-        (batch[ROW_NUMBER] >= 0).sum() if ROW_NUMBER in batch else torch.tensor(len(batch["input_ids"]))
+        (batch[TARGETS][ROW_NUMBER] >= 0).sum()
+        if ROW_NUMBER in batch[TARGETS]
+        else torch.tensor(len(batch["input_ids"]))
         for batch in batches
     ]
     return torch.stack([count.to(device) for count in counts]).sum()
-
-
-def _language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the next-token loss (B,), a mean over the labelled tokens of each sample.
-
-    Args:
-        logits: (B, K, V) at K consecutive positions.
-        labels: (B, K) token ids at the same positions, -100 where there is nothing to predict.
-    """
-    labels = labels[:, 1:]
-    predicted = logits[:, :-1].float().flatten(0, 1)
-    per_token = F.cross_entropy(predicted, labels.flatten(), ignore_index=-100, reduction="none")
-    counted = labels != -100
-    return per_token.view(labels.shape).sum(1) / counted.sum(1).clamp(min=1)
 
 
 def _labels_of(collator: object, processing_class: object) -> BinaryLabels:
@@ -355,11 +318,6 @@ def _labels_of(collator: object, processing_class: object) -> BinaryLabels:
     if tokenizer is None:
         raise ValueError("the digit ids are unknown: pass labels=BinaryLabels.from_tokenizer(tokenizer).")
     return BinaryLabels.from_tokenizer(tokenizer)
-
-
-def _base_model(model: nn.Module) -> nn.Module:
-    """Return the model inside a PEFT wrapper, whose forward has the real signature."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _with_adapters(model_init: Callable[..., nn.Module], peft_config: PeftConfig) -> Callable[..., nn.Module]:
