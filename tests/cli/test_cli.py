@@ -49,7 +49,7 @@ class UnreadableError(RuntimeError):
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """Replace what `predict` calls; return the calls by name."""
-    calls: dict[str, list] = {"probe": [], "load": [], "decoder": [], "damaged": [], "read": [], "ask": [], "draw": []}
+    calls: dict[str, list] = {"probe": [], "load": [], "decoder": [], "reading": [], "read": [], "ask": [], "draw": []}
 
     class Frames:
         grid = GRID
@@ -57,9 +57,9 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
     class Retriever:
         @classmethod
-        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings, damaged: str) -> Retriever:
+        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings, **reading: str | float) -> Retriever:
             calls["load"].append(path)
-            calls["damaged"].append(damaged)
+            calls["reading"].append(reading)
             calls["decoder"].append(proposals.decoder)
             return cls()
 
@@ -83,8 +83,8 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
     members = {
         "hf_frameseg.video.read": {
-            "probe_duration": calls["probe"].append,
-            "read_frames": lambda path, grid, *, damaged: calls["damaged"].append(damaged) or Frames(),
+            "probe_duration": lambda path, *, timeout_seconds: calls["probe"].append((path, timeout_seconds)),
+            "read_frames": lambda path, grid, **reading: calls["reading"].append(reading) or Frames(),
             "VideoReadError": UnreadableError,
         },
         "hf_frameseg.inference": {"MomentRetriever": Retriever},
@@ -105,7 +105,7 @@ def test_predict_prints_table_and_saliency(rooms: dict[str, list], capsys: pytes
         "  00:02.0  00:06.0  0.750",
         "  saliency  ▁█▅▂",
     ]
-    assert rooms["probe"] == [Path("v.mp4")]
+    assert rooms["probe"] == [(Path("v.mp4"), 120.0)]
     assert rooms["load"] == [None]
     assert rooms["decoder"] == ["runs"]
     assert rooms["read"] == [Path("v.mp4")]
@@ -128,11 +128,15 @@ def test_predict_passes_the_decoder_on(rooms: dict[str, list], capsys: pytest.Ca
     assert "choose from" in capsys.readouterr().err
 
 
-def test_predict_says_what_becomes_of_damage(rooms: dict[str, list], tmp_path: Path) -> None:
+def test_predict_says_how_the_video_is_read(rooms: dict[str, list], tmp_path: Path) -> None:
     assert cli.main(["predict", "v.mp4", "a"]) == 0
-    picture = str(tmp_path / "p.png")
-    assert cli.main(["predict", "v.mp4", "a", "--damaged", "keep", "--output", picture]) == 0
-    assert rooms["damaged"] == ["raise", "keep", "keep"]  # also where it is read for the picture
+    words = ["--damaged", "keep", "--reader", "pyav", "--timeout-seconds", "7", "--output", str(tmp_path / "p.png")]
+    assert cli.main(["predict", "v.mp4", "a", *words]) == 0
+    asked = {"damaged": "keep", "reader": "pyav", "timeout_seconds": 7.0}
+    assert rooms["reading"] == [{}, asked, asked]  # also where it is read for the picture
+    assert [seconds for _, seconds in rooms["probe"]] == [120.0, 7.0]
+    assert cli.main(["predict", "v.mp4", "a", "--reader", "ffmpeg"]) == 2
+    assert len(rooms["load"]) == 2  # said before a model is loaded
 
 
 def test_predict_draws_the_middle_frames(rooms: dict[str, list], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -311,7 +315,7 @@ def test_user_errors_are_one_line(
 def test_an_unreadable_video_is_one_line(
     rooms: dict[str, list], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, **reading: float) -> None:
         raise UnreadableError(f"{path}: no video stream")
 
     monkeypatch.setattr(sys.modules["hf_frameseg.video.read"], "probe_duration", fail)
@@ -425,7 +429,7 @@ def test_settings_complain_about_options(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_damaged_video_names_the_option(
     rooms: dict[str, list], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, **reading: float) -> None:
         raise UnreadableError("damaged.mp4: FFmpeg patched up 3 pictures; damaged='keep' takes what players show")
 
     monkeypatch.setattr(sys.modules["hf_frameseg.video.read"], "probe_duration", fail)

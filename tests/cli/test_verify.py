@@ -61,6 +61,21 @@ def test_problems_are_listed_and_set_the_exit_status(data_dir, tmp_path, capsys)
     assert main(["verify", "--data-dir", str(data_dir), "--split", "train"]) == 0
 
 
+def test_a_tolerance_and_a_time_limit_can_be_given(data_dir, capsys):
+    words = ["verify", "--data-dir", str(data_dir), "--split", "train"]
+    assert main([*words, "--timeout-seconds", "1000"]) == 0
+    assert main([*words, "--timeout-seconds", "0"]) == 2
+    assert "expected --timeout-seconds above 0 and up to 1e+06" in capsys.readouterr().err
+    path = data_dir / "highlight_train_release.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    path.write_text("".join(json.dumps({**row, "duration": row["duration"] + 4}) + "\n" for row in rows))
+    assert main(words) == 1
+    assert main([*words, "--duration-tolerance-seconds", "5"]) == 0
+    assert main([*words, "--duration-tolerance-seconds", "-1"]) == 2
+    assert "expected --duration-tolerance-seconds of at least 0, got -1.0" in capsys.readouterr().err
+
+
 def test_long_lists_are_cut_off(data_dir, capsys, monkeypatch):
     monkeypatch.setattr("hf_frameseg.cli.verify.SHOWN_PROBLEMS", 1)
     (data_dir / "elsewhere").mkdir()

@@ -30,6 +30,9 @@ EPILOG = None
 SPARK_LEVELS = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS = 100
 
+READING = ("reader", "timeout_seconds", "damaged")
+"""How a file is read, which a model does not say; how long it is annotated nobody knows here."""
+
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 """Endings of a picture's name, which say what kind it is."""
 
@@ -54,16 +57,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--num-beams", metavar="N", type=int, help="beams of the search (default: the number the model is saved with)"
     )
     add_settings(parser, PAPER_PROPOSALS, "decoder")
-    add_settings(parser, FrameSettings, "damaged")
+    add_settings(parser, FrameSettings, *READING)
 
 
 def run(options: argparse.Namespace) -> None:
     """Check, read the video, ask the model, print and write."""
     from hf_frameseg.video.read import probe_duration
+    from hf_frameseg.video.settings import FrameSettings
 
     # What can be wrong without a model is said before one is loaded.
     pictures = _check_options(options)
-    probe_duration(options.video)
+    reading = given(options, FrameSettings)
+    probe_duration(options.video, timeout_seconds=FrameSettings(**reading).timeout_seconds)
     if pictures:
         from hf_frameseg._imports import require
 
@@ -74,15 +79,13 @@ def run(options: argparse.Namespace) -> None:
     from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
     from hf_frameseg.sharing.config import TINY_MODEL
     from hf_frameseg.sharing.loading import usable
-    from hf_frameseg.video.settings import FrameSettings
 
     proposals = replace(PAPER_PROPOSALS, **given(options, ProposalSettings))
-    damaged = FrameSettings(**given(options, FrameSettings)).damaged
     disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
     if not options.debug:
         set_verbosity_error()  # reports of several lines about a model that is refused in one
     with usable(options.model or TINY_MODEL, asked=True):
-        retriever = MomentRetriever.from_pretrained(options.model, proposals=proposals, damaged=damaged)
+        retriever = MomentRetriever.from_pretrained(options.model, proposals=proposals, **reading)
     frames = retriever.read(options.video)
     with usable(options.model or TINY_MODEL, asked=True):
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)
@@ -91,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
         from hf_frameseg.video.read import read_frames
 
         # again, at native size: what the model saw can be far too small to look at
-        shown = read_frames(options.video, frames.grid, damaged=damaged).frames
+        shown = read_frames(options.video, frames.grid, **reading).frames
     for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))
         if picture is not None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_frameseg._options import given
 from hf_frameseg._text import printable
 from hf_frameseg.cli.tables import count, format_table
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 HELP = "look for missing and unreadable videos and wrong durations, or for damage in prepared data"
 EPILOG = """\
 exit status:
-  0  every video is there, its frames can be listed, and it lasts as long as annotated (up to 2 s); what is prepared is
-     what was written
+  0  every video is there, its frames can be listed, and it lasts as long as annotated, within the tolerance; what is
+     prepared is what was written
   1  some are not, or nothing is prepared there
   2  the command line, a folder or an annotation file is at fault; what to do is on stderr
 
@@ -40,8 +41,11 @@ _DEFAULT_CACHE = Path("-")  # no name of a folder that anybody gives
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     from hf_frameseg.cli.data_options import add_data_options
+    from hf_frameseg.cli.parser import add_settings
+    from hf_frameseg.video.settings import FrameSettings
 
     add_data_options(parser, required=False)
+    add_settings(parser, FrameSettings, "duration_tolerance_seconds", "timeout_seconds")
     parser.add_argument(
         "--cache",
         metavar="DIR",
@@ -90,9 +94,11 @@ def _verify_videos(options: argparse.Namespace) -> Verification:
     """Check the videos of a data set."""
     from hf_frameseg.cli.data_options import builder_class, config_arguments
     from hf_frameseg.prepared.verify import verify_videos
+    from hf_frameseg.video.settings import FrameSettings
 
     splits = None if options.split is None else tuple(dict.fromkeys(options.split))
-    config = builder_class(options).BUILDER_CONFIG_CLASS(**config_arguments(options), splits=splits)
+    frames = FrameSettings(**given(options, FrameSettings))
+    config = builder_class(options).BUILDER_CONFIG_CLASS(**config_arguments(options), splits=splits, frames=frames)
     return verify_videos(config, num_proc=options.num_proc, progress=sys.stderr.isatty())
 
 
