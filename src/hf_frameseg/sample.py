@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, num_clips
-from hf_frameseg.prepared.frame_columns import check_num_frames, row_frames, row_shape
+from hf_frameseg.prepared.frame_columns import Decoded, check_num_frames, row_frames, row_shape
 from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets, saliency_threshold
 from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
 
@@ -135,12 +135,13 @@ class Sample:
         """Tell whether the video could not be read and the frames are blank."""
         return bool(self._columns.get("frames_missing"))
 
-    def pictures(self, variants: ArrayLike | None = None) -> NDArray[np.uint8]:
+    def pictures(self, variants: ArrayLike | None = None, decoded: Decoded | None = None) -> NDArray[np.uint8]:
         """Return one picture per frame.
 
         Args:
             variants: Which of its three source frames stands for each window, (F,), 0 to 2 for left, middle, right.
                 None takes the middle ones.
+            decoded: A dict that samples of one batch hand on, empty at first: what they share is decoded once.
 
         Returns:
             Pictures (F, H, W, 3), uint8, writable and not shared with the row.
@@ -148,7 +149,7 @@ class Sample:
         Raises:
             ValueError: If the stored pictures or `variants` do not have the expected shape.
         """
-        return row_frames(self._columns, variants)
+        return row_frames(self._columns, variants, decoded)
 
     def times(self, variants: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return when these pictures are shown, (F,), in seconds; the grid's times where the row does not say.

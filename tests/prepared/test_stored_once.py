@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 import datasets
 from datasets import Dataset, Value, concatenate_datasets, load_from_disk
+from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.batches.row_numbers import NumberedRows
 from hf_frameseg.datasets.qvhighlights import QVHighlights
-from hf_frameseg.prepared.stored_once import open_rows, with_frames
+from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.prepared import frame_columns
+from hf_frameseg.prepared.stored_once import open_rows, read_rows, with_frames
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.settings import FrameSettings
 
@@ -154,6 +159,42 @@ def test_pieces_by_hand() -> None:
     assert table["frames"].to_pylist() == [b"1", b"2", b"1", b"3", b"2", b"2"]
     assert [len(chunk) for chunk in table["frames"].chunks] == [2, 1, 1, 1, 1]
     assert with_frames(empty) is empty
+
+
+def test_rows_that_are_read_together_share_their_frames(rows: Dataset, plain: list[dict[str, Any]]) -> None:
+    numbered = NumberedRows(rows.shuffle(seed=0))
+    order = numbered.rows["qid"][:]
+    read = numbered.__getitems__([(number, number) for number in range(NUM_ROWS)])
+    assert [number for number, _ in read] == list(range(NUM_ROWS))
+    assert [row for _, row in read] == [plain[qid] for qid in order]
+    assert len({id(row["frames"]) for _, row in read}) == 3
+    changed = rows.map(lambda row: {"frames": row["frames"]}, load_from_cache_file=False)  # each has frames of its own
+    assert len({id(row["frames"]) for row in read_rows(changed.with_format("arrow"), range(NUM_ROWS))}) == NUM_ROWS
+
+
+def test_columns_of_the_format_are_kept(rows: Dataset, plain: list[dict[str, Any]]) -> None:
+    numbered = NumberedRows(rows.with_format(None, columns=["qid"]))
+    assert numbered.__getitems__([(5, 2)]) == [(5, {"qid": 2})]
+    assert NumberedRows(plain).__getitems__([(5, 2)]) == [(5, plain[2])]
+    as_arrays = NumberedRows(rows.with_format("numpy", columns=["qid"])).__getitems__([(5, 2)])
+    assert isinstance(as_arrays[0][1]["qid"], np.int64)
+
+
+def test_a_picture_is_decoded_once_for_a_batch(
+    make_builder: Callable[..., QVHighlights], tiny_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_builder(frame_format="jpeg").as_dataset("val")
+    labels = BinaryLabels.from_tokenizer(tiny_processor.tokenizer)
+    options = {"processor": tiny_processor, "labels": labels, "prompt": "compact", "num_frames": 3, "train": True}
+    decode, decoded = frame_columns._from_jpeg, []
+    monkeypatch.setattr(frame_columns, "_from_jpeg", lambda jpeg, out: decoded.append(jpeg) or decode(jpeg, out))
+    alone = FrameSegmentationCollator(**options)(list(rows))
+    assert len(decoded) == NUM_ROWS * 3
+    decoded.clear()
+    read = NumberedRows(rows).__getitems__([(number, number) for number in range(NUM_ROWS)])
+    together = FrameSegmentationCollator(**options)([row for _, row in read])
+    assert len(decoded) == len(set(map(id, decoded))) <= 3 * 9  # three variants of three frames, of three videos
+    torch.testing.assert_close(together["pixel_values"], alone["pixel_values"], rtol=0, atol=0)
 
 
 # ---- What `datasets` does with rows ----------------------------------------------------------------------------------

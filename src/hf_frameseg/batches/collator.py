@@ -18,6 +18,7 @@ from hf_frameseg.batches.prompt_template import PromptTemplate
 from hf_frameseg.batches.prompts import get_prompt
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.objectives.objective import Targets
+from hf_frameseg.prepared.frame_columns import Decoded
 from hf_frameseg.sample import Sample
 from hf_frameseg.targets import saliency_threshold
 from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
@@ -152,10 +153,11 @@ class FrameSegmentationCollator:
         samples = [Sample.of(row).labelled(self.label_rule, self.graded_targets) for row in rows]
         self._check(samples)
         frames, times, masks, inputs = [], [], [], []
+        decoded: Decoded = {}  # queries about one video show the same pictures
         for sample in samples:
             rng = self._generator(sample.qid)
             variants = self._variants(sample.num_frames, rng)
-            frames.append(sample.pictures(variants))
+            frames.append(sample.pictures(variants, decoded))
             times.append(sample.times(variants) if self.prompt.tells_time else None)
             if self.with_answer:
                 masks.append(sample.mask())

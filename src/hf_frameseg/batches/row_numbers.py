@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, get_worker_info
 
 from hf_frameseg.batches.encoding import TARGETS
+from hf_frameseg.prepared.stored_once import read_rows
 from hf_frameseg.sample import Sample
 
 NO_ROW = -1
@@ -111,6 +112,8 @@ class NumberedRows(Dataset):
 
     def __init__(self, rows: Dataset | Sequence[Row]) -> None:
         self.rows = rows
+        is_plain = hasattr(rows, "with_format") and rows.format["type"] is None
+        self._tables = rows.with_format(**{**rows.format, "type": "arrow"}) if is_plain else None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -124,10 +127,13 @@ class NumberedRows(Dataset):
         return number, self.rows[index]
 
     def __getitems__(self, picks: list[tuple[int, int]]) -> list[tuple[int, Row]]:
-        """Return the rows of a batch, read together where the data set can do that."""
+        """Return the rows of a batch, read together where the data set can do that, the frames of a video once."""
         numbers, indices = zip(*picks, strict=True)
         read = getattr(self.rows, "__getitems__", None)
-        rows = read(list(indices)) if read else [self.rows[index] for index in indices]
+        if self._tables is not None:
+            rows = read_rows(self._tables, indices)
+        else:
+            rows = read(list(indices)) if read else [self.rows[index] for index in indices]
         return list(zip(numbers, rows, strict=True))
 
 

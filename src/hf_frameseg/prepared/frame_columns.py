@@ -66,13 +66,21 @@ def encode_frames(frames: NDArray[np.uint8], frame_format: str) -> dict[str, Any
     return {"frames": stored, "frame_shape": list(frames.shape)}
 
 
-def row_frames(row: Mapping[str, Any], variants: ArrayLike | None = None) -> NDArray[np.uint8]:
+Decoded = dict[tuple[int, int, int], tuple[bytes, NDArray[np.uint8]]]
+"""JPEGs that were decoded for rows of a batch, with the pictures, by the `id` of the JPEG, height and width."""
+
+
+def row_frames(
+    row: Mapping[str, Any], variants: ArrayLike | None = None, decoded: Decoded | None = None
+) -> NDArray[np.uint8]:
     """Return one picture per window of a row, in either format.
 
     Args:
         row: A row of a prepared data set.
         variants: Which variant to take for each window, shape (F,), 0 to 2 for left, middle, right. None takes the
             middle ones.
+        decoded: What was decoded for other rows of a batch; what is decoded for this one is added. Rows of one video
+            that were read together share their JPEGs, and each is decoded once.
 
     Returns:
         Pictures, shape (F, H, W, 3), uint8, writable and not shared with the row.
@@ -105,10 +113,16 @@ def row_frames(row: Mapping[str, Any], variants: ArrayLike | None = None) -> NDA
         return np.frombuffer(frames, dtype=np.uint8).reshape(shape)[np.arange(num_frames), chosen]
     if len(frames) != num_frames * num_variants:
         raise ValueError(f"{_name(row)}: expected {num_frames * num_variants} pictures, got {len(frames)}; {_REPAIR}")
+    decoded = {} if decoded is None else decoded
     pictures = np.empty((num_frames, height, width, channels), dtype=np.uint8)
     for frame, variant in enumerate(chosen.tolist()):
         try:
-            _from_jpeg(frames[frame * num_variants + variant]["bytes"], pictures[frame])
+            encoded = frames[frame * num_variants + variant]["bytes"]
+            if (key := (id(encoded), height, width)) in decoded:
+                pictures[frame] = decoded[key][1]
+            else:
+                _from_jpeg(encoded, pictures[frame])
+                decoded[key] = encoded, pictures[frame]
         except (ValueError, TypeError) as error:
             place = f"{_name(row)}, frame {frame}, variant {variant}"
             raise ValueError(f"{place}: expected a JPEG of {height} x {width} pixels: {error}; {_REPAIR}") from error

@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from datasets.table import InMemoryTable, MemoryMappedTable, TableBlock
 
 from hf_frameseg._text import printable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _FRAMES = "frames"
 _VIDEO = ("vid", "duration_seconds")  # what the frames of a row depend on
@@ -129,3 +132,31 @@ def with_frames(rows: pa.Table) -> pa.Table:
     pieces = [chunk for start, end in runs for chunk in frames.slice(places[start], end - start).chunks]
     column = rows.schema.get_field_index(_FRAMES)
     return rows.set_column(column, rows.schema.field(column), pa.chunked_array(pieces, frames.type))
+
+
+def read_rows(tables: Dataset, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Return rows of a data set; rows whose frames are one piece of a file get the same object, read once.
+
+    Args:
+        tables: A data set in the format "arrow".
+        numbers: Numbers of the rows.
+
+    Returns:
+        The rows, as the data set without a format has them.
+    """
+    table = tables[list(numbers)]
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != _FRAMES}
+    if _FRAMES in table.column_names:
+        pieces = (chunk.slice(place, 1) for chunk in table[_FRAMES].chunks for place in range(len(chunk)))
+        read: dict[Any, Any] = {}
+        columns[_FRAMES] = [_value(piece, read) for piece in pieces]
+    rows = zip(*(columns[name] for name in table.column_names), strict=True)
+    return [tables.features.decode_example(dict(zip(table.column_names, row, strict=True))) for row in rows]
+
+
+def _value(piece: pa.Array, read: dict[Any, Any]) -> Any:
+    """Return the value of an array of one, read once for each place in memory."""
+    place = (piece.offset, *(buffer.address for buffer in piece.buffers() if buffer is not None))
+    if place not in read:
+        read[place] = piece[0].as_py()
+    return read[place]
