@@ -272,10 +272,8 @@ def _check_paper(stage: Stage) -> None:
 
 
 SCALE_GIVEN = """
-import hf_frameseg.models.xgenmm
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from hf_frameseg import TINY_BASE, BinaryLabels, FrameSegmentationCollator
-model, processor = (auto.from_pretrained(TINY_BASE) for auto in (AutoModelForImageTextToText, AutoProcessor))
+from hf_frameseg import TINY_BASE, BinaryLabels, FrameSegmentationCollator, load_base, load_processor
+model, processor = load_base(TINY_BASE), load_processor(TINY_BASE)
 labels = BinaryLabels.from_tokenizer(processor.tokenizer)
 collator = FrameSegmentationCollator(processor=processor, labels=labels, prompt="compact")
 """
