@@ -113,7 +113,6 @@ _MODULE_OF = {
     "query_table": "metrics",
     "read_submission": "metrics",
     "read_ground_truth": "metrics",
-    "parse_submission": "metrics",
     "validate_submission": "metrics",
     "bootstrap_intervals": "metrics",
     "paired_differences": "metrics",

@@ -156,7 +156,7 @@ def read_records(file: TextFile) -> Records:
     if not re.search(rb"^[ \t]*[\[{]", file.text, re.MULTILINE):
         first = printable(file.text.lstrip()[:60].split(b"\n")[0].decode("utf-8", "replace").strip())
         raise ValueError(f"{file.name} is not JSON (it starts with {first!r}); {EXPECTED}; write it with json.dumps")
-    return _parse(file.text)
+    return _parse(file)
 
 
 def objects_of(file: TextFile) -> list[tuple[int, dict[str, Any]]]:
@@ -178,24 +178,6 @@ def objects_of(file: TextFile) -> list[tuple[int, dict[str, Any]]]:
             raise ValueError(f"{where}: expected one JSON object per line, got {type(fault.value).__name__}")
         raise ValueError(f"{where}: not JSON ({fault.reason}); expected one object per line")
     return list(zip(records.line_numbers, records.rows, strict=True))
-
-
-def records_of_lines(lines: Iterator[tuple[int, str | bytes]]) -> Records:
-    """Read lines that hold one JSON object each.
-
-    Args:
-        lines: Line numbers and lines, none blank.
-
-    Returns:
-        As `read_records`.
-    """
-    records = Records()
-    for number, line in lines:
-        try:
-            records.add(number, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            records.faults.append(_not_json(error, number))
-    return records
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -278,19 +260,30 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _parse(data: bytes) -> Records:
+def _parse(file: TextFile) -> Records:
     """Tell the three forms apart: lines, one list, objects over several lines."""
-    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
+    lines = list(file.lines())
     first = lines[0][1]
     is_list = first.lstrip().startswith(b"[")
     if _is_json(first) and not (is_list and len(lines) == 1):
-        return records_of_lines(iter(lines))
+        return _records_of_lines(lines)
     try:
-        found = _parse_values(data.decode("utf-8"), is_list)
+        found = _parse_values(file.text.decode("utf-8"), is_list)
     except UnicodeDecodeError:
-        return records_of_lines(iter(lines))  # says in which line
+        return _records_of_lines(lines)  # says in which line
     # Faults of single lines say more than the first fault of the whole text, except in a list that breaks off.
-    return found if not found.faults or (is_list and found.rows) else records_of_lines(iter(lines))
+    return found if not found.faults or (is_list and found.rows) else _records_of_lines(lines)
+
+
+def _records_of_lines(lines: Iterable[tuple[int, bytes]]) -> Records:
+    """Read lines that hold one JSON object each."""
+    records = Records()
+    for number, line in lines:
+        try:
+            records.add(number, json.loads(line))
+        except (ValueError, RecursionError) as error:
+            records.faults.append(_not_json(error, number))
+    return records
 
 
 def _is_json(line: bytes) -> bool:

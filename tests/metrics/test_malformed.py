@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_frameseg.metrics import evaluate_submission, parse_submission, read_submission, validate_submission
+from hf_frameseg.metrics import evaluate_submission, read_submission, validate_submission
 from hf_frameseg.metrics.files import ParsedSubmission
 
 Rng = np.random.Generator
@@ -229,17 +229,11 @@ def malformed(rng: Rng) -> bytes:
     return damage_text(text, rng) if rng.random() < 0.35 else text.encode("utf-8", "surrogatepass")
 
 
-def read(data: bytes, whole_file: bool) -> ParsedSubmission:
-    """Read either way; what is no submission at all is one line."""
-    return read_submission(io.BytesIO(data)) if whole_file else parse_submission(data.split(b"\n"))
-
-
-def outcome(data: bytes, match_number: bool, whole_file: bool) -> str:
+def outcome(data: bytes, match_number: bool) -> str:
     """Read, check and score; returns how it ended, or fails the test."""
     try:
-        parsed = read(data, whole_file)
+        parsed = read_submission(io.BytesIO(data))
     except ValueError as error:
-        assert whole_file
         assert_is_a_line(str(error))
         return "refused as a file"
     return end_of(parsed, match_number)
@@ -292,11 +286,11 @@ def run(number: int, seed: int) -> Counter[str]:
     """Try that many submissions; a failure names its number and shows its bytes."""
     rng, outcomes = np.random.default_rng(seed), Counter()
     for index in range(number):
-        data, match_number, whole_file = malformed(rng), bool(rng.integers(2)), bool(rng.integers(2))
+        data, match_number = malformed(rng), bool(rng.integers(2))
         try:
-            outcomes[outcome(data, match_number, whole_file)] += 1
+            outcomes[outcome(data, match_number)] += 1
         except Exception as error:
-            error.add_note(f"submission {index} of seed {seed}, {match_number=}, {whole_file=}: {data[:2000]!r}")
+            error.add_note(f"submission {index} of seed {seed}, {match_number=}: {data[:2000]!r}")
             raise
     return outcomes
 
@@ -306,8 +300,7 @@ OUTCOMES = {"refused as a file", "violation, no score", "violation, official sco
 
 def test_the_valid_submission_is_valid() -> None:
     text = "\n".join(map(json.dumps, VALID)).encode()
-    assert outcome(text, match_number=True, whole_file=True) == "score"
-    assert outcome(text, match_number=True, whole_file=False) == "score"
+    assert outcome(text, match_number=True) == "score"
 
 
 @pytest.mark.filterwarnings("error")

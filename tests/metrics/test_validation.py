@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_frameseg.metrics import evaluate_submission, parse_submission, validate_submission
+from hf_frameseg.metrics import evaluate_submission, read_submission, validate_submission
 
 TRUTH = [
     {
@@ -126,7 +127,8 @@ def test_only_the_first_window_of_a_kind_is_shown() -> None:
 
 def test_lines_that_are_not_json_objects_keep_their_numbers() -> None:
     lines = [json.dumps(ROWS[0]), "", "{'qid': 2}", "[1]", json.dumps(ROWS[2]), b'{"qid": "\xff"}', "[" * 100_000]
-    parsed = parse_submission(lines)
+    data = b"\n".join(line.encode() if isinstance(line, str) else line for line in lines)
+    parsed = read_submission(io.BytesIO(data))
     assert [(found.line, found.code) for found in parsed.violations] == [
         (3, "not-json"),
         (4, "not-an-object"),

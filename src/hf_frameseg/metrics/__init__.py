@@ -20,7 +20,6 @@ _MODULE_OF = {
     "summarize_per_query": "summary",
     "query_table": "per_query",
     "ParsedSubmission": "files",
-    "parse_submission": "files",
     "read_ground_truth": "files",
     "read_submission": "files",
     "Violation": "validation",

@@ -6,14 +6,14 @@ holds no row comes back as a violation with its place.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hf_frameseg._text import printable, short
 from hf_frameseg.metrics.validation import Violation
-from hf_frameseg.records import EXPECTED, Fault, Records, read_records, read_text_file, records_of_lines
+from hf_frameseg.records import EXPECTED, Fault, read_records, read_text_file
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def read_submission(source: str | Path | BinaryIO) -> ParsedSubmission:
         [2, 3]
     """
     file = read_text_file(source)
-    return replace(_parsed(read_records(file)), sha256=file.sha256)
+    records = read_records(file)
+    violations = [_violation(fault) for fault in records.faults]
+    return ParsedSubmission(records.rows, records.line_numbers, violations, file.sha256)
 
 
 def read_ground_truth(path: str | Path) -> ParsedSubmission:
@@ -84,28 +86,6 @@ def read_ground_truth(path: str | Path) -> ParsedSubmission:
     if not parsed.rows:
         raise ValueError(f"{name} holds no annotation; {EXPECTED}; download it again")
     return parsed
-
-
-def parse_submission(lines: Iterable[str | bytes]) -> ParsedSubmission:
-    """Read the lines of a submission file; a line that is no JSON object becomes a violation, and reading goes on.
-
-    Args:
-        lines: Lines of a JSON Lines file; empty ones are skipped.
-
-    Returns:
-        Rows, their line numbers and the violations.
-
-    Example:
-        >>> parsed = parse_submission(['{"qid": 1}', "", "{'qid': 2}"])
-        >>> parsed.rows, [violation.line for violation in parsed.violations]
-        ([{'qid': 1}], [3])
-    """
-    return _parsed(records_of_lines((line, text) for line, text in enumerate(lines, start=1) if text.strip()))
-
-
-def _parsed(records: Records) -> ParsedSubmission:
-    """Turn faults into violations."""
-    return ParsedSubmission(records.rows, records.line_numbers, [_violation(fault) for fault in records.faults])
 
 
 def _violation(fault: Fault) -> Violation:
