@@ -26,6 +26,7 @@ from typing import Any
 from hf_frameseg._imports import require
 from hf_frameseg._options import given, options_of
 from hf_frameseg.datasets.qvhighlights import QVHighlights
+from hf_frameseg.prepared.settings import StorageSettings
 from hf_frameseg.shards.shares import AssembleShares, DecodeShare, task_folder
 from hf_frameseg.video.settings import FrameSettings
 
@@ -38,10 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", required=True, help="train, val or test.")
     parser.add_argument("--cache_dir", required=True, help="Where it is made; a disk that all machines share.")
     parser.add_argument("--output_dir", help="Also write it as Parquet shards, for streaming and for the Hub.")
-    for option in options_of(FrameSettings):
-        parser.add_argument(f"--{option.name}", type=option.type, metavar=option.metavar, help=option.shown_help)
-    parser.add_argument("--frame_format", default="jpeg", help="jpeg or raw.")
-    parser.add_argument("--on_error", default="raise", help="Unreadable video: raise, skip or blank.")
+    for option in (*options_of(FrameSettings), *options_of(StorageSettings)):
+        parser.add_argument(f"--{option.name}", **option.keywords())
     parser.add_argument("--tasks", type=int, default=8, help="Number of shares; 10 to 50 videos each.")
     parser.add_argument("--workers", type=int, default=2, help="Shares at a time, here or on Slurm.")
     parser.add_argument("--machine", type=int, help="Number of this machine, from 0, without Slurm.")
@@ -57,9 +56,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def builder_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("data_dir", "cache_dir", "frame_format", "on_error")
     frames = FrameSettings(**given(args, FrameSettings))
-    return {"splits": (args.split,), "frames": frames, **{name: getattr(args, name) for name in names}}
+    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
+    return {"splits": (args.split,), "frames": frames, **places, **given(args, StorageSettings)}
 
 
 # 2. Who runs it -------------------------------------------------------------------------------------------------------

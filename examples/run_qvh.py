@@ -28,6 +28,7 @@ from hf_frameseg._text import printable
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.datasets.load import check_videos, load_rows
 from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.prepared.settings import StorageSettings
 from hf_frameseg.proposals.settings import ProposalSettings
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_base, load_processor
@@ -49,7 +50,7 @@ from hf_frameseg.training.terminal import (
 )
 from hf_frameseg.training.trainable import language_model_lora, vision_tower
 from hf_frameseg.training.trainer import SegmentationSeq2SeqTrainer
-from hf_frameseg.video.settings import FrameSettings
+from hf_frameseg.video.settings import OF_THIS_MACHINE, FrameSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -87,13 +88,12 @@ class ModelArguments:
             )
 
 
-@dataclass
-class DataArguments(optional_arguments(FrameSettings, "default: the base's, else {default}")):
+@dataclass(kw_only=True)
+class DataArguments(optional_arguments(FrameSettings, "default: the base's, else {default}"), StorageSettings):
     """Which data, and how a row becomes a question with an answer."""
 
     data_dir: str = field(metadata={"help": "Folder with highlight_{train,val,test}_release.jsonl and videos/."})
     eval_split: str = field(default="val", metadata={"help": "Split that is scored: val or test."})
-    frame_format: str = field(default="jpeg", metadata={"help": "Cache frames as jpeg, or raw (small frames only)."})
     prompt: str | None = field(default=None, metadata={"help": "Prompt name; default: the base's, else paper."})
     label_rule: str = field(default="window", metadata={"help": "window (frame centre in a window) or saliency>TAU."})
     graded_targets: bool = field(
@@ -105,14 +105,6 @@ class DataArguments(optional_arguments(FrameSettings, "default: the base's, else
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Frame cache; default: that of datasets."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes that decode videos."})
-    on_error: str = field(
-        default="raise",
-        metadata={"help": "Unreadable video: raise; skip its queries, or give them blank frames in the evaluation."},
-    )
-    video_dir: str | None = field(
-        default=None, metadata={"help": "Folder or tar archive of the videos; default: videos/ in data_dir."}
-    )
-    allow_links: bool = field(default=False, metadata={"help": "Follow links that lead out of the video folder."})
 
     def __post_init__(self) -> None:
         """Check what nobody else does."""
@@ -236,8 +228,7 @@ def read_splits(
     data: DataArguments, task: FrameSegmentationConfig, training: SegmentationSeq2SeqTrainingArguments
 ) -> tuple[Dataset, Dataset]:
     """Return the training and the evaluation split; the main process decodes the videos, the others wait for it."""
-    options = {"frames": task.frames, "frame_format": data.frame_format, "cache_dir": data.cache_dir}
-    options |= {"on_error": data.on_error, "video_dir": data.video_dir, "allow_links": data.allow_links}
+    options = {"frames": task.frames, "cache_dir": data.cache_dir, **given(data, StorageSettings)}
     say(training, f"reading videos of {data.data_dir} (decoded once, then cached)")
     splits = ("train", data.eval_split)
     with training.main_process_first(desc="reading videos"):
@@ -304,7 +295,8 @@ def card_of(args: Arguments) -> dict[str, Any]:
     """Return what the model card says about the training: no paths of this machine."""
     model, data, run, training = args
     settings = {"recipe": Path(run.recipe).stem, "decoder": run.decoder, **asdict(model), **asdict(data)}
-    for name in ("model_name_or_path", "data_dir", "video_dir", "allow_links", "cache_dir", "num_proc", "on_error"):
+    local = ("model_name_or_path", "data_dir", "video_dir", "allow_links", "cache_dir", "num_proc", "on_error")
+    for name in (*local, *OF_THIS_MACHINE):
         del settings[name]
     names = "loss_weights_start loss_weights loss_warmup_steps loss_options num_train_epochs max_steps learning_rate"
     names += " lr_scheduler_type warmup_steps weight_decay per_device_train_batch_size gradient_accumulation_steps"

@@ -39,6 +39,13 @@ class Option(NamedTuple):
             text if self.default is None or self.default is False else f"{text} (default: {_shown_value(self.default)})"
         )
 
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of `argparse`'s `add_argument`; an option that is left out becomes None."""
+        if self.type is bool:
+            return {"action": "store_true", "default": None, "help": self.shown_help}
+        shown = {"metavar": self.metavar, "help": self.shown_help}
+        return {"type": self.type, "choices": self.choices or None, **shown}
+
 
 def setting(default: Any, help: str, metavar: str = "VALUE", choices: tuple[Any, ...] = ()) -> Any:
     """Return a field of a dataclass of settings.
@@ -52,7 +59,8 @@ def setting(default: Any, help: str, metavar: str = "VALUE", choices: tuple[Any,
     Returns:
         The field, with all but the default in its metadata.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices})
+    # None where all values are allowed, as for argparse, which would refuse each of them for an empty tuple.
+    return field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices or None})
 
 
 def options_of(settings: type) -> tuple[Option, ...]:
@@ -81,7 +89,7 @@ def options_of(settings: type) -> tuple[Option, ...]:
             None if one.default is MISSING else one.default,
             one.metadata["help"],
             one.metadata["metavar"],
-            one.metadata["choices"],
+            one.metadata["choices"] or (),
         )
         for one in fields(settings)
         if "help" in one.metadata

@@ -46,8 +46,4 @@ def add_settings(parser: argparse._ActionsContainer, settings: Any, *names: str)
         if names and option.name not in names:
             continue
         option = option._replace(default=getattr(settings, option.name))
-        if option.type is bool:
-            parser.add_argument(option.flag, action="store_true", default=None, help=option.shown_help)
-            continue
-        kind = {"type": option.type, "metavar": option.metavar, "choices": option.choices or None}
-        parser.add_argument(option.flag, **kind, help=option.shown_help)
+        parser.add_argument(option.flag, **option.keywords())
