@@ -18,6 +18,7 @@ LEVELS = {
     "_files": 0,
     "_options": 0,
     "_text": 0,
+    "_text_file": 0,
     "_numbers": 0,
     "moments": 1,
     "intervals": 2,

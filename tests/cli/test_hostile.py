@@ -94,7 +94,7 @@ def test_what_is_no_file_of_rows_is_one_line(
     elif kind == "deep":
         path.write_text('{"qid": ' + "[" * 900 + "]" * 900 + "}\n")
     elif kind == "bomb":
-        monkeypatch.setattr("hf_frameseg.records.MAX_FILE_BYTES", 2**16)
+        monkeypatch.setattr("hf_frameseg._text_file.MAX_FILE_BYTES", 2**16)
         path.write_bytes(gzip.compress(b" " * 2**20))
     elif kind == "numbers":
         path.write_text(json.dumps({**RATED, "duration": 10**300, "relevant_windows": [[0, 1e308]]}))

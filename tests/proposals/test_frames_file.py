@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from hf_frameseg import records
+from hf_frameseg import _text_file
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.frames_file import FramesFileError, read_frames_file, write_frames_file
@@ -240,7 +240,7 @@ def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> N
 def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f\x1b.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b"\n" + b" " * 3_000_000)
-    monkeypatch.setattr(records, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(_text_file, "MAX_FILE_BYTES", 1_000_000)
     with pytest.raises(FramesFileError, match=r"f\\x1b.jsonl has more than .* MB of text"):
         read_frames_file(path)
     os.mkfifo(tmp_path / "pipe")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import TextFile
 from hf_frameseg.annotations.entries import MomentEntry, to_rows
 from hf_frameseg.annotations.files import SplitFiles, open_annotations
 from hf_frameseg.annotations.schema import AnnotationError
-from hf_frameseg.records import TextFile
 
 ACTIVITYNET_FILES: SplitFiles = {"train": ("train.json",), "val": ("val_1.json",), "test": ("val_2.json",)}
 """File names of each split."""

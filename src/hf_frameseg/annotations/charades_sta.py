@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import TextFile
 from hf_frameseg.annotations.entries import MomentEntry, to_rows
 from hf_frameseg.annotations.files import SplitFiles, open_annotations
 from hf_frameseg.annotations.schema import AnnotationError
-from hf_frameseg.records import TextFile
 
 CHARADES_STA_FILES: SplitFiles = {"train": ("charades_sta_train.txt",), "test": ("charades_sta_test.txt",)}
 """File names of each split."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import TextFile, read_text_file
 from hf_frameseg.annotations.schema import AnnotationError
-from hf_frameseg.records import TextFile, objects_of, read_text_file
+from hf_frameseg.records import objects_of
 
 SplitFiles = Mapping[str, tuple[str, ...]]
 """Split -> names of the files that hold it, the preferred one first."""

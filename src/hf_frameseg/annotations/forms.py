@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_frameseg._text_file import TextFile
 from hf_frameseg.annotations.activitynet import ACTIVITYNET_FIELDS, activitynet_entries
 from hf_frameseg.annotations.charades_sta import CHARADES_LENGTH_FILES, charades_sta_entries, read_charades_lengths
 from hf_frameseg.annotations.entries import MomentEntry, last_window_ends, to_rows
@@ -26,7 +27,6 @@ from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.annotations.ratings import RatingScale
 from hf_frameseg.annotations.schema import RATING_FIELDS, AnnotationError
 from hf_frameseg.annotations.table import delimiter_of, table_entries
-from hf_frameseg.records import TextFile
 
 FORMS: dict[str, Callable[[TextFile], list[MomentEntry]]] = {
     "rows": table_entries,

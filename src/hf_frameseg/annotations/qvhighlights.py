@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import TextFile
 from hf_frameseg.annotations.files import SplitFiles, json_objects, open_annotations
 from hf_frameseg.annotations.ratings import rate_by_windows
 from hf_frameseg.annotations.schema import (
@@ -26,7 +27,6 @@ from hf_frameseg.annotations.schema import (
     check_text,
     check_windows,
 )
-from hf_frameseg.records import TextFile
 from hf_frameseg.targets import WINDOW_SALIENCY
 
 QVHIGHLIGHTS_FILES: SplitFiles = {

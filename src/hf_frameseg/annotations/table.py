@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import TextFile
 from hf_frameseg.annotations.entries import MomentEntry
 from hf_frameseg.annotations.files import json_objects, open_annotations
 from hf_frameseg.annotations.schema import RATING_FIELDS, AnnotationError
-from hf_frameseg.records import TextFile
 from hf_frameseg.video.file import VIDEO_SUFFIXES
 
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -99,9 +99,9 @@ def read_truth(path: Path) -> ParsedSubmission:
         OSError: If it is not there or cannot be read.
         ValueError: If it is no annotation file; the message names file and place.
     """
+    from hf_frameseg._text_file import read_text_file
     from hf_frameseg.annotations.forms import is_official, read_annotation_file
     from hf_frameseg.metrics import ParsedSubmission, read_ground_truth
-    from hf_frameseg.records import read_text_file
 
     file = read_text_file(path)
     if is_official(path):

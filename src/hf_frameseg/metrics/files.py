@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hf_frameseg._text import printable, short
+from hf_frameseg._text_file import EXPECTED, read_text_file
 from hf_frameseg.metrics.validation import Violation
-from hf_frameseg.records import EXPECTED, Fault, read_records, read_text_file
+from hf_frameseg.records import Fault, read_records
 
 
 @dataclass(frozen=True)

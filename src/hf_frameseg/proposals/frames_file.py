@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from hf_frameseg._numbers import is_number, is_whole
 from hf_frameseg._text import printable
+from hf_frameseg._text_file import read_text_file
 from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import probs_of, redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.records import objects_of, read_text_file, write_json_lines
+from hf_frameseg.records import objects_of, write_json_lines
 
 REQUIRED_KEYS = ("qid", "vid", "query", "duration_seconds", "mask")
 VALUE_KEYS = ("log_odds", "probs")
