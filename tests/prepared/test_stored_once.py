@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from datasets.table import MemoryMappedTable
 from torch.utils.data import DataLoader
 
 import datasets
@@ -21,7 +22,7 @@ from hf_frameseg.batches.row_numbers import NumberedRows
 from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.prepared import frame_columns
-from hf_frameseg.prepared.stored_once import open_rows, read_rows, with_frames
+from hf_frameseg.prepared.stored_once import StoredOnceTable, open_rows, read_rows, with_frames
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.settings import FrameSettings
 
@@ -115,6 +116,7 @@ def test_slices_of_splits(builder: QVHighlights, plain: list[dict[str, Any]]) ->
     assert builder.as_dataset("val[5:8]").to_list() == plain[5:8]
     assert builder.as_dataset("val[-2:]+val[3:4]").to_list() == plain[-2:] + plain[3:4]
     assert builder.as_dataset("val[50%:]").to_list() == plain[6:]
+    assert builder.as_dataset("val[:0]").to_list() == []
     whole = builder.as_dataset()
     assert list(whole) == ["val"]
     assert whole["val"].to_list() == plain
@@ -229,6 +231,22 @@ OPERATIONS: dict[str, tuple[Callable[[Dataset], Any], list[int]]] = {
 def test_operations_keep_frames_and_rows_together(name: str, rows: Dataset, plain: list[dict[str, Any]]) -> None:
     operate, expected = OPERATIONS[name]
     assert list(operate(rows)) == [plain[number] for number in expected]
+
+
+def test_no_operation_of_a_table_is_forgotten() -> None:
+    operations = {name for name in vars(MemoryMappedTable) if not name.startswith("_")} - {"from_file"}
+    assert operations == vars(StoredOnceTable).keys() & operations
+
+
+def test_a_table_stays_what_it_is(builder: QVHighlights, rows: Dataset) -> None:
+    (file,) = arrow_files(builder)
+    table = open_rows([file])
+    changed = table.slice(2).drop(["qid"]).rename_columns([*"abcdefghijklm"]).filter(pa.array([True, False] * 5))
+    assert changed.num_rows == 5
+    again = pickle.loads(pickle.dumps(changed))
+    assert type(again) is type(changed) is StoredOnceTable
+    assert again.table.equals(changed.table)
+    assert rows.cache_files == [{"filename": str(file)}]
 
 
 def test_columns_may_be_chosen_and_exchanged(rows: Dataset, plain: list[dict[str, Any]]) -> None:

@@ -43,7 +43,7 @@ tags:
 # Frames of {name}
 
 {frames} x 3 frames of {height} x {width} pixels a row ({kind}), one row per query, prepared with
-[hf_frameseg](https://arxiv.org/abs/2512.12246).
+[hf_frameseg](https://arxiv.org/abs/2512.12246). The rows of a video are neighbours and share its frames.
 
 | split | rows | shards | MB |
 |---|---|---|---|
