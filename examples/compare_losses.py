@@ -85,10 +85,30 @@ def cached_rows(options: argparse.Namespace, task: FrameSegmentationConfig, spli
     return load_rows("qvhighlights", options.data_dir, split, task.frames, frame_format="raw")
 
 
+def training_arguments(options: argparse.Namespace, variant: str, seed: int) -> SegmentationSeq2SeqTrainingArguments:
+    """Return the budget, which all variants share, and the losses of one."""
+    return SegmentationSeq2SeqTrainingArguments(
+        output_dir=str(Path(options.output_dir) / "scratch"),
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=options.max_steps // 10,
+        seed=seed,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        loss_options={"bce": {"pos_weight": 1.0}},  # as in docs/results.md
+        **VARIANTS[variant][0],
+    )
+
+
 def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train one variant with one seed (order of the samples, frame variants, corrupted digits) and score it."""
     torch.set_num_threads(1)
-    trainer_options, collator_options = VARIANTS[variant]
     base = options.model_name_or_path or TINY_BASE
     task = FrameSegmentationConfig.load_or_default(base)
     train_rows, eval_rows = (cached_rows(options, task, split) for split in ("train", "val"))
@@ -98,30 +118,14 @@ def run(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     vision_tower(model).requires_grad_(False)
     trainer = SegmentationSeq2SeqTrainer(
         model=model,
-        args=SegmentationSeq2SeqTrainingArguments(
-            output_dir=str(Path(options.output_dir) / "scratch"),
-            max_steps=options.max_steps,
-            per_device_train_batch_size=options.batch_size,
-            per_device_eval_batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=options.max_steps // 10,
-            seed=seed,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            loss_options={"bce": {"pos_weight": 1.0}},  # as in docs/results.md
-            **trainer_options,
-        ),
+        args=training_arguments(options, variant, seed),
         data_collator=FrameSegmentationCollator(
             processor=processor,
             labels=BinaryLabels.from_tokenizer(processor.tokenizer),
             prompt=task.prompt,
             num_frames=task.frames.num_frames,
             seed=seed,
-            **collator_options,
+            **VARIANTS[variant][1],
         ),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
@@ -187,8 +191,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> str:
-    """Run what is missing and print the table."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="data set with train and val")
     parser.add_argument("--output_dir", required=True, help="folder for runs.jsonl and table.md")
@@ -201,7 +205,12 @@ def main(argv: list[str] | None = None) -> str:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time, one thread each")
     options = parser.parse_args(argv)
     check(options)
+    return options
 
+
+def main(argv: list[str] | None = None) -> str:
+    """Run what is missing and print the table."""
+    options = parse(argv)
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     log = output / "runs.jsonl"

@@ -142,11 +142,8 @@ Arguments = tuple[ModelArguments, DataArguments, RunArguments, SegmentationSeq2S
 
 def parse(argv: list[str] | None) -> Arguments:
     """Parse the command line over the values of the recipe."""
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, RunArguments, SegmentationSeq2SeqTrainingArguments),
-        RECIPES,
-        prog="run_qvh.py",
-    )
+    groups = (ModelArguments, DataArguments, RunArguments, SegmentationSeq2SeqTrainingArguments)
+    parser = RecipeParser(groups, RECIPES, prog="run_qvh.py")
     parser.set_defaults(do_train=True, do_eval=True)
     model, data, run, training = parser.parse(argv)
     check_training(training)

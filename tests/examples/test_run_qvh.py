@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,10 +18,12 @@ from PIL import Image
 from hf_frameseg import __version__
 from hf_frameseg.annotations.qvhighlights import read_annotations
 from hf_frameseg.metrics import HEADLINE_COLUMNS, evaluate_submission, validate_submission
+from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.frames_file import read_frames_file
 from hf_frameseg.proposals.settings import ProposalSettings
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.training.controls import results_table
+from hf_frameseg.training.evaluation import MomentRetrievalMetrics
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "run_qvh.py"
 CONTROLS = ["base without fine-tuning", "blank frames", "queries shuffled between videos", "whole video"]
@@ -41,10 +44,30 @@ def run(qvh: ModuleType, qvh_options: dict[str, Any]) -> Run:
 
 
 @pytest.fixture(scope="module")
-def first(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def counted() -> Counter[str]:
+    """How often predictions were made and scored in the first run."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def first(run: Run, counted: Counter[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Folder and results of a run of two steps."""
     output = tmp_path_factory.mktemp("runs") / "first"
-    return output, run(output)
+    check, score = FramePrediction.__post_init__, MomentRetrievalMetrics.score
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FramePrediction, "__post_init__", lambda one: counted.update(predictions=1) or check(one))
+        patch.setattr(
+            MomentRetrievalMetrics, "score", lambda self, found: counted.update(scorings=1) or score(self, found)
+        )
+        results = run(output)
+    return output, results
+
+
+def test_each_decode_is_a_prediction_once_and_each_row_is_scored_once(
+    first: tuple[Path, dict[str, Any]], counted: Counter[str]
+) -> None:
+    num_queries = len((first[0] / "hl_val_submission.jsonl").read_text().splitlines())
+    assert counted == {"predictions": len(ROWS) * num_queries, "scorings": len(ROWS)}  # figures show these, too
 
 
 def test_metrics_file_has_a_row_per_control_under_official_names(first: tuple[Path, dict[str, Any]]) -> None:
