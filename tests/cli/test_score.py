@@ -295,6 +295,21 @@ def test_a_ground_truth_with_two_rows_for_a_query(tmp_path: Path, capsys: pytest
     assert score(PREDS, "--ground-truth", path, "--no-validate", "--bootstrap", "0") == 0
 
 
+@pytest.mark.parametrize("duration", ["-5", "0", "NaN", "1e400", '"x"', "true"])
+def test_a_duration_that_no_video_has_is_refused(
+    duration: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission = write(tmp_path / "p.jsonl", [{"qid": 1, "pred_relevant_windows": [[2.0, 6.0, 0.9]]}])
+    row = f'{{"qid": 1, "query": "q", "vid": "v", "duration": {duration}, "relevant_windows": [[2, 6]]}}\n'
+    (tmp_path / "gt.jsonl").write_text(row)
+    words = [submission, "--ground-truth", tmp_path / "gt.jsonl", "--bootstrap", "0"]
+    assert score(*words) == 2
+    assert "gt.jsonl:1: expected duration to be a number of seconds above 0, got " in capsys.readouterr().err
+    assert score(*words, "--no-validate") == 0
+    (tmp_path / "gt.jsonl").write_text(row.replace(duration, "null"))
+    assert score(*words) == 0  # moments alone need none
+
+
 # Files in
 
 
@@ -709,6 +724,7 @@ def test_highlights_without_moments(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["--clip-seconds", "1"], "--clip-seconds says how highlights were rated; add --rating-scale"),
         (["--rating-scale", "1", "5", "--compare", "a"], "leave out --compare"),
+        (["--rating-scale", "1", "5", "--no-validate"], "leave out .* --no-validate"),
         (["--rating-scale", "5", "1"], "expected a rating scale from a lowest to a highest number"),
         (["--rating-scale", "1", "5"], "expected 2 ratings, one for each 2-second clip of 5 s, got 5 of them"),
         (["--rating-scale", "1", "5", "--clip-seconds", "1", "--raters", "20"], "expected 20 ratings for each clip"),

@@ -88,14 +88,6 @@ def run(options: argparse.Namespace) -> None:
 def audit_text(report: Mapping[str, Any], title: str, width: int) -> str:
     r"""Show an audit on a terminal.
 
-    Args:
-        report: What `audit.report.audit_report` returned.
-        title: First line, for example the name of the file.
-        width: Columns of the terminal.
-
-    Returns:
-        Several lines, without a newline at the end.
-
     Example:
         >>> from hf_frameseg.audit.report import audit_report
         >>> row = {"qid": 1, "vid": "a", "duration": 12, "relevant_windows": [[2, 6]], "relevant_clip_ids": [1, 2],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._files import refuse_to_overwrite
 from hf_frameseg._options import given
-from hf_frameseg.cli.parser import add_settings
+from hf_frameseg.cli.parser import add_rating_options, add_settings
 from hf_frameseg.datasets.load import DATASETS, builder_of
 from hf_frameseg.prepared.settings import StorageSettings
 
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options that name the data set, its folders and its splits, and ``--num-proc``.
-
-    Args:
-        parser: Parser of the command.
-        required: Whether the data set has to be named.
 
     Example:
         >>> parser = argparse.ArgumentParser()
@@ -37,20 +33,9 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
     one_of.add_argument(
         "--table", metavar="FILE", type=Path, help="or a file of queries of any form, with videos/ beside it"
     )
-    group.add_argument(
-        "--rating-scale",
-        metavar=("LOWEST", "HIGHEST"),
-        nargs=2,
-        type=float,
-        help="ratings of the table, if not 0 to 4 (TVSum: 1 5)",
-    )
-    group.add_argument("--clip-seconds", metavar="S", type=float, help="with it: length of a rated clip (default: 2)")
-    group.add_argument(
-        "--dataset",
-        choices=sorted(DATASETS.keys() - {"table"}),
-        default="qvhighlights",
-        help="its format (default: %(default)s)",
-    )
+    add_rating_options(group, "ratings of the table, if not 0 to 4 (TVSum: 1 5)")
+    known, text = sorted(DATASETS.keys() - {"table"}), "its format (default: %(default)s)"
+    group.add_argument("--dataset", choices=known, default="qvhighlights", help=text)
     group.add_argument("--split", metavar="NAME", nargs="+", help="splits (default: those whose annotations are there)")
     add_settings(group, StorageSettings, "video_dir", "allow_links")
     group.add_argument(
@@ -60,16 +45,7 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> 
 
 
 def refuse_in_data(output: Path | None, option: str, options: argparse.Namespace) -> None:
-    """Refuse an output that would replace a file of the data set.
-
-    Args:
-        output: Where a result would go; None is fine.
-        option: How the user names it.
-        options: What the options of `add_data_options` were parsed into.
-
-    Raises:
-        ValueError: If it is the table or the archive, or is there already inside one of the folders.
-    """
+    """Refuse an output that would replace a file of the data set."""
     places = [Path(place) for place in (options.data_dir, options.table, options.video_dir) if place is not None]
     refuse_to_overwrite(output, places, option)
     if output is None or not output.is_file():
@@ -80,14 +56,7 @@ def refuse_in_data(output: Path | None, option: str, options: argparse.Namespace
 
 
 def builder_class(options: argparse.Namespace) -> type[FrameDatasetBuilder]:
-    """Return the builder of the data set that the options name.
-
-    Args:
-        options: What the options of `add_data_options` were parsed into.
-
-    Returns:
-        The class.
-    """
+    """Return the builder of the data set that the options name."""
     return builder_of("table" if options.table is not None else options.dataset)
 
 

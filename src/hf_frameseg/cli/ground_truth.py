@@ -19,10 +19,6 @@ SPLITS = ("val", "test")
 def add_ground_truth_options(parser: argparse.ArgumentParser, splits: Sequence[str] = SPLITS) -> None:
     """Add ``--ground-truth FILE | --split NAME`` (one of the two) and ``--data-dir DIR``.
 
-    Args:
-        parser: Parser of the command.
-        splits: Splits that the command accepts.
-
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> add_ground_truth_options(parser)
@@ -38,13 +34,7 @@ def add_ground_truth_options(parser: argparse.ArgumentParser, splits: Sequence[s
 def add_split_options(
     one_of: argparse._ActionsContainer, group: argparse._ActionsContainer, splits: Sequence[str]
 ) -> None:
-    """Add ``--split NAME``, beside another way to name the annotations, and ``--data-dir DIR``.
-
-    Args:
-        one_of: What holds the other way.
-        group: What the folder belongs to.
-        splits: Splits that the command accepts.
-    """
+    """Add ``--split NAME``, beside another way to name the annotations, and ``--data-dir DIR``."""
     one_of.add_argument("--split", choices=splits, help="split of QVHighlights, downloaded once unless --data-dir")
     group.add_argument("--data-dir", metavar="DIR", type=Path, help="folder that holds the split's annotation file")
 

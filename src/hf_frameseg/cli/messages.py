@@ -12,11 +12,7 @@ from hf_frameseg._text import printable
 
 
 def say(*lines: str) -> None:
-    """Write lines to stderr, if there is one that can be written.
-
-    Args:
-        lines: Text; control characters are escaped.
-    """
+    """Write lines to stderr, if there is one that can be written."""
     if sys.stderr is None:  # closed by the caller; print would take stdout instead
         return
     with suppress(OSError):

@@ -47,3 +47,9 @@ def add_settings(parser: argparse._ActionsContainer, settings: Any, *names: str)
             continue
         option = option._replace(default=getattr(settings, option.name))
         parser.add_argument(option.flag, **option.keywords())
+
+
+def add_rating_options(group: argparse._ActionsContainer, text: str) -> None:
+    """Add the options that say how clips were rated; the help of the first says what for."""
+    group.add_argument("--rating-scale", metavar=("LOWEST", "HIGHEST"), nargs=2, type=float, help=text)
+    group.add_argument("--clip-seconds", metavar="S", type=float, help="with it: length of a rated clip (default: 2)")

@@ -157,12 +157,6 @@ def _write_rows(predictions: Sequence[FramePrediction], vid: str, path: Path) ->
 def describe(prediction: FramePrediction) -> str:
     """Return what a terminal shows of a prediction: its moments as a table, its saliency as one line.
 
-    Args:
-        prediction: moments and saliency of one query.
-
-    Returns:
-        Several lines, without a newline at the end.
-
     Example:
         >>> import numpy as np
         >>> from hf_frameseg.moments import FrameGrid, Moment

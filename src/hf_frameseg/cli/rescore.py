@@ -179,12 +179,6 @@ def _warn_of_durations(predictions: Sequence[FramePrediction], truth: Sequence[M
 def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return what a terminal shows: how windows and saliency were made, and one row per decoder.
 
-    Args:
-        results: Official dictionary by decoder, each with what it was made by under `frameseg`.
-
-    Returns:
-        Lines without a newline at the end.
-
     Example:
         >>> from hf_frameseg.proposals.settings import ProposalSettings
         >>> made_by = {"num_queries": 2, "windows_per_query": 1.5, "proposals": ProposalSettings("runs").to_dict()}

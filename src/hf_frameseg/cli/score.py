@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_frameseg._text import printable
+from hf_frameseg._text import short
 from hf_frameseg.cli.ground_truth import add_ground_truth_options, read_truth, resolve_ground_truth
 from hf_frameseg.cli.score_checks import checked, named, resampling_lines, resampling_of
 from hf_frameseg.cli.score_highlights import add_highlight_options, check_highlight_options, score_highlights
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     check_outputs({"--json": options.json, "--per-query": options.per_query}, [options.ground_truth])
     truth = read_truth(options.ground_truth)
     if not options.no_validate:
-        _check_unique(truth, options.ground_truth.name)
+        _check_truth(truth, options.ground_truth.name)
     violations = checked(names, submissions, truth.rows, options)
     rows = [submission.rows for submission in submissions]
     if not options.match_number and len(rows) > 1:
@@ -128,15 +128,20 @@ def _check(options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def _check_unique(truth: ParsedSubmission, name: str) -> None:
-    """Refuse a ground truth with two rows for one query."""
+def _check_truth(truth: ParsedSubmission, name: str) -> None:
+    """Refuse a ground truth with two rows for one query, or with a duration that no video has."""
+    from hf_frameseg._numbers import is_number
+
     seen: dict[Hashable, int] = {}
+    otherwise = "or pass --no-validate to score what the official evaluator scores"
     for line, row in zip(truth.line_numbers, truth.rows, strict=True):
-        if seen.setdefault(row["qid"], line) != line:
-            raise ValueError(
-                f"{printable(name)}: qid {row['qid']!r} stands in lines {seen[row['qid']]} and {line}; keep one of "
-                "them, or pass --no-validate to score what the official evaluator scores"
-            )
+        qid, duration = row["qid"], row.get("duration")  # moments alone need no duration
+        if seen.setdefault(qid, line) != line:
+            repair = f"keep one of them, {otherwise}"
+            raise ValueError(f"{name}: qid {qid!r} stands in lines {seen[qid]} and {line}; {repair}")
+        if duration is not None and not (is_number(duration) and duration > 0):
+            wrong = f"expected duration to be a number of seconds above 0, got {short(duration)}"
+            raise ValueError(f"{name}:{line}: {wrong}; correct it or leave it out, {otherwise}")
 
 
 def _shared_rows(submissions: Sequence[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:

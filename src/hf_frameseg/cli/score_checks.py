@@ -63,14 +63,7 @@ def checked(
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Name the submission in an error.
-
-    Args:
-        name: How to call it.
-
-    Raises:
-        ValueError: What was raised, with the name.
-    """
+    """Name the submission in an error."""
     try:
         yield
     except ValueError as error:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,16 +30,8 @@ Columns = Mapping[str, list[Any]]
 
 
 def score_json(scored: Scored, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the official dictionary, and ours under `frameseg`.
-
-    Args:
-        scored: The submission.
-        settings: How it was scored, for all submissions of the run.
-
-    Returns:
-        The official keys in their order, then `frameseg`.
-    """
-    intervals = {key: _drop(asdict(interval), "estimate") for key, interval in scored.intervals.items()}
+    """Build the official dictionary, and ours under `frameseg`."""
+    intervals = {key: _ends(interval) for key, interval in scored.intervals.items()}
     return {**scored.result, "frameseg": {"version": __version__, **settings, **_ours(scored), "intervals": intervals}}
 
 
@@ -48,22 +41,12 @@ def comparison_json(
     outcomes: Mapping[str, Outcomes],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Build the dictionary of a comparison.
-
-    Args:
-        scored: A and B.
-        differences: What `paired_differences` returned; empty without bootstrap.
-        outcomes: What `paired_outcomes` returned.
-        settings: How they were scored.
-
-    Returns:
-        `A` and `B`, each as `score_json`, and `frameseg` with the `differences` by key.
-    """
+    """Build the dictionary of a comparison."""
     both = {letter: score_json(one, settings) for letter, one in zip("AB", scored, strict=True)}
-    found = {}
-    for key, outcome in outcomes.items():
-        interval = _drop(asdict(differences[key]), "estimate") if key in differences else {}
-        found[key] = {name: _json_number(value) for name, value in {**asdict(outcome), **interval}.items()}
+    found = {
+        key: asdict(outcome) | (_ends(differences[key]) if key in differences else {})
+        for key, outcome in outcomes.items()
+    }
     return {**both, "frameseg": {"version": __version__, **settings, "differences": found}}
 
 
@@ -89,14 +72,7 @@ def query_columns(scored: Scored, ground_truth: Sequence[Mapping[str, Any]]) -> 
 
 
 def check_table(path: Path | None) -> None:
-    """Refuse a table of queries in a form that nobody knows, before anything is scored.
-
-    Args:
-        path: Of `--per-query`; None is fine.
-
-    Raises:
-        ValueError: If its name ends otherwise.
-    """
+    """Refuse a table of queries in a form that nobody knows, before anything is scored."""
     if path is not None and path.suffix not in TABLE_SUFFIXES:
         raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
 
@@ -107,14 +83,7 @@ def publish(
     columns: Callable[[], Columns],
     options: argparse.Namespace,
 ) -> None:
-    """Write the files that are asked for, then print: a closed pipe shall not cost a file.
-
-    Args:
-        lines: What the terminal shows.
-        content: What `--json` holds.
-        columns: Makes what `--per-query` holds.
-        options: Options of the command.
-    """
+    """Write the files that are asked for, then print: a closed pipe shall not cost a file."""
     written = []
     if options.json is not None:
         write_json(options.json, content)
@@ -126,22 +95,12 @@ def publish(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a dictionary in the official evaluator's form (an indent of 4).
-
-    Args:
-        path: File to write; its folder is made.
-        content: The dictionary; None becomes null.
-    """
+    """Write a dictionary in the official evaluator's form (an indent of 4)."""
     atomic_write(path, json.dumps(_finite(content), indent=4, allow_nan=False) + "\n")
 
 
 def write_columns(path: Path, columns: Columns) -> None:
-    """Write a table as Parquet, CSV or JSON lines, by suffix.
-
-    Args:
-        path: File to write; its folder is made.
-        columns: Column -> values, None for no value.
-    """
+    """Write a table as Parquet, CSV or JSON lines, by suffix."""
     if path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
@@ -175,13 +134,10 @@ def _csv_cell(value: Any) -> Any:
 
 def _ours(scored: Scored) -> dict[str, Any]:
     """Describe one submission."""
-    codes: dict[str, int] = {}
-    for violation in scored.violations or ():
-        codes[violation.code] = codes.get(violation.code, 0) + 1
     return {
         "submission": {"file": scored.name, "sha256": scored.sha256},
         "validated": scored.violations is not None,
-        "violations": codes,
+        "violations": dict(Counter(violation.code for violation in scored.violations or ())),
         "num_queries": count_queries(scored.per_query),
         "mIoU": mean_iou(scored.per_query),
         **({"R1": recall_at(scored.per_query, scored.r1_thresholds)} if scored.r1_thresholds else {}),
@@ -189,9 +145,9 @@ def _ours(scored: Scored) -> dict[str, Any]:
     }
 
 
-def _drop(content: dict[str, Any], key: str) -> dict[str, Any]:
-    """Leave one key out."""
-    return {name: value for name, value in content.items() if name != key}
+def _ends(interval: Interval) -> dict[str, float]:
+    """Leave out the score itself, which stands elsewhere."""
+    return {name: value for name, value in asdict(interval).items() if name != "estimate"}
 
 
 def _finite(content: Any) -> Any:

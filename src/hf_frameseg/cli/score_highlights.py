@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_frameseg import __version__
 from hf_frameseg._text import printable
+from hf_frameseg.cli.parser import add_rating_options
 from hf_frameseg.cli.score_checks import checked, named, resampling_lines, resampling_of
 from hf_frameseg.cli.tables import count_of, format_table, interval_rows, number
 
@@ -22,20 +23,9 @@ COLUMNS = {"mAP": "ap", "mAP top 5": "ap_top"}
 
 
 def add_highlight_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how clips were rated.
-
-    Args:
-        parser: Parser of the command.
-    """
+    """Add the options that say how clips were rated."""
     group = parser.add_argument_group("highlights without moments (TVSum, YouTube Highlights)")
-    group.add_argument(
-        "--rating-scale",
-        metavar=("LOWEST", "HIGHEST"),
-        nargs=2,
-        type=float,
-        help="score clips rated on this scale",
-    )
-    group.add_argument("--clip-seconds", metavar="S", type=float, help="length of a rated clip (default: 2)")
+    add_rating_options(group, "score clips rated on this scale")
     group.add_argument(
         "--raters", dest="num_raters", metavar="N", type=int, help="raters of each clip (default: what the file has)"
     )
@@ -48,14 +38,7 @@ def add_highlight_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_highlight_options(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Args:
-        options: What the command's options were parsed into.
-
-    Raises:
-        ValueError: If one needs another, or contradicts it.
-    """
+    """Refuse options that do not go together."""
     ours = {"--clip-seconds": options.clip_seconds, "--raters": options.num_raters, "--positive": options.positive}
     given = [name for name, value in ours.items() if value is not None]
     if options.rating_scale is None and given:
@@ -115,12 +98,10 @@ def score_highlights(
 
 def _without_moments(submission: ParsedSubmission) -> ParsedSubmission:
     """Leave out the windows, which nobody scores here."""
-    left_out = "pred_relevant_windows"
-    rows = [
-        {key: value for key, value in row.items() if key != left_out} if "qid" in row else row
-        for row in submission.rows
-    ]
-    return replace(submission, rows=rows)
+    kept = [{key: row[key] for key in row if key != "pred_relevant_windows"} for row in submission.rows]
+    return replace(
+        submission, rows=[new if "qid" in new else row for new, row in zip(kept, submission.rows, strict=True)]
+    )
 
 
 def _limit(text: str) -> float | str:
@@ -145,12 +126,7 @@ def _lines(
     part = count_of(len(next(iter(scores.values()))), num_annotations, "video")
     title = f"{name}: {part} of {options.ground_truth.name}"
     table = format_table(["", *scores], rows, shutil.get_terminal_size().columns)
-    return [
-        printable(title),
-        "",
-        *table,
-        *resampling_lines(options, "videos"),
-    ]
+    return [printable(title), "", *table, *resampling_lines(options, "videos")]
 
 
 def _columns(per_query: Mapping[str, Any], truth: Mapping[Hashable, Mapping[str, Any]]) -> dict[str, list[Any]]:

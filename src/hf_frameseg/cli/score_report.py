@@ -71,14 +71,6 @@ class Scored:
 def violations_text(name: str, violations: Sequence[Violation], show_all: bool = False) -> str:
     """List violations, errors first, many of one kind as a few and a number.
 
-    Args:
-        name: Name of the submission.
-        violations: What was found, at least one.
-        show_all: Show each, in the order of the lines.
-
-    Returns:
-        Several lines, without a newline at the end.
-
     Example:
         >>> fault = ("integer-window", "expected floats", "write floats", False)
         >>> found = [Violation(*fault, line) for line in range(1, 9)]
@@ -106,17 +98,7 @@ def violations_text(name: str, violations: Sequence[Violation], show_all: bool =
 
 
 def scores_text(scored: Scored, ground_truth: str, num_annotations: int, width: int) -> str:
-    """Show the scores of one submission.
-
-    Args:
-        scored: The submission.
-        ground_truth: Name of the annotation file.
-        num_annotations: Queries in that file.
-        width: Columns of the terminal.
-
-    Returns:
-        Several lines, without a newline at the end.
-    """
+    """Show the scores of one submission."""
     lines = [_title(scored, ground_truth, num_annotations)]
     lines += _notes(scored)
     tables = [_headline_table(scored)]
@@ -139,19 +121,7 @@ def comparison_text(
     num_annotations: int,
     width: int,
 ) -> str:
-    """Show two submissions side by side, and what tells them apart.
-
-    Args:
-        scored: A and B.
-        differences: What `paired_differences` of A and B returned; empty without bootstrap.
-        outcomes: What `paired_outcomes` of A and B returned.
-        ground_truth: Name of the annotation file.
-        num_annotations: Queries in that file.
-        width: Columns of the terminal.
-
-    Returns:
-        Several lines, without a newline at the end.
-    """
+    """Show two submissions side by side, and what tells them apart."""
     lines = []
     for letter, one in zip("AB", scored, strict=True):
         lines.append(f"{letter}  {_title(one, ground_truth, num_annotations)}")

@@ -109,15 +109,7 @@ def count_of(part: int, total: int, one: str, more: str | None = None) -> str:
 
 
 def interval_rows(intervals: Mapping[str, Interval], keys: Iterable[str]) -> list[list[str]]:
-    """Make the two rows of a table with the ends of 95 % intervals; none without intervals.
-
-    Args:
-        intervals: Interval by key; empty if there are none.
-        keys: Keys of the columns.
-
-    Returns:
-        Rows of cells, each with its label in front.
-    """
+    """Make the two rows of a table with the ends of 95 % intervals; none without intervals."""
     found = [intervals[key] for key in keys] if intervals else []
     ends = (("95 % low", "low"), ("95 % high", "high")) if intervals else ()
     return [[label, *(number(getattr(one, end)) for one in found)] for label, end in ends]

@@ -116,12 +116,6 @@ def _verify_cache(folder: Path) -> list[PreparedFolder]:
 def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
     r"""Return what a terminal shows of prepared data: one line for each folder, and what mends it.
 
-    Args:
-        prepared: What was found.
-
-    Returns:
-        Lines.
-
     Example:
         >>> from hf_frameseg.prepared.manifest import PreparedFolder
         >>> good = PreparedFolder(Path("cache/a"), 2, 3_000_000, None)
@@ -148,13 +142,6 @@ def describe_prepared(prepared: Sequence[PreparedFolder]) -> list[str]:
 
 def describe(verification: Verification, width: int) -> list[str]:
     r"""Return what a terminal shows: a table of counts, then some problems of each kind.
-
-    Args:
-        verification: What was found.
-        width: Columns of the terminal.
-
-    Returns:
-        Lines.
 
     Example:
         >>> from hf_frameseg.prepared.verify import Verification, VideoProblem
