@@ -285,6 +285,22 @@ class TestPart:
         with pytest.raises(ValueError, match="expected a part with 0 <= start < end <= 86400 s"):
             FrameGrid.middle(10, 4).part(start, end)
 
+    @pytest.mark.parametrize("seconds", [12.0, 150.0, 59.4, 83.33])
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_neighbours_that_are_seen_as_one(self, seconds: float, count: int) -> None:
+        fine = FrameGrid.middle(seconds, 6 * count)
+        coarse = fine.merged(count)
+        assert coarse.edges == pytest.approx(FrameGrid.middle(seconds, 6).edges, rel=1e-12)
+        assert coarse.times == pytest.approx(FrameGrid.middle(seconds, 6).times, rel=1e-12)
+        assert (coarse.start_seconds, coarse.end_seconds) == (0.0, seconds)
+        uneven = FrameGrid([1, 2, 7, 8], [0, 1.5, 4.5, 7.5, 10]).merged(2)
+        assert (uneven.times.tolist(), uneven.edges.tolist()) == ([1.5, 7.5], [0, 4.5, 10])
+
+    @pytest.mark.parametrize("count", [0, -1, 4, 7])
+    def test_windows_left_over_are_refused(self, count: int) -> None:
+        with pytest.raises(ValueError, match=f"a whole share of 6 frames, got {count} at a time"):
+            FrameGrid.middle(12, 6).merged(count)
+
     def test_touching_parts_share_a_sample_at_the_seam_and_keep_it_apart(self) -> None:
         first, second = (FrameGrid.uniform(6, 3).part(start, start + 6) for start in (0, 6))  # both sample at 6 s
         both = FrameGrid([*first.times, *second.times], [*first.edges, *second.edges[1:]])

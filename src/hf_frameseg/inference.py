@@ -87,6 +87,7 @@ class MomentRetriever:
         self.proposals = proposals
         self.batch_size = batch_size
         self.prompt = get_prompt(self.config.prompt)
+        self.prompt.num_frames(self.config.frames.num_frames)  # refuses pictures that would be left over
         self.labels = BinaryLabels.from_tokenizer(processor.tokenizer)
         self._warned = False
 
@@ -234,7 +235,9 @@ class MomentRetriever:
     def _predict_batch(
         self, frames: VideoFrames, queries: Sequence[str], vid: str | None, num_beams: int
     ) -> list[FramePrediction]:
-        pictures, times = [frames.frames] * len(queries), [frames.times_seconds] * len(queries)
+        per_window = self.prompt.pictures_per_window
+        grid, shown_at = frames.grid.merged(per_window), frames.times_seconds.reshape(-1, per_window).mean(axis=1)
+        pictures, times = [frames.frames] * len(queries), [shown_at] * len(queries)
         with lock_of(self.processor.tokenizer):
             inputs = encode_prompts(self.processor, self.prompt, queries, pictures, times)
         model = self.model
@@ -243,11 +246,11 @@ class MomentRetriever:
                 model,
                 _to_model(inputs, model),
                 self.labels,
-                num_frames=self.config.frames.num_frames,
+                num_frames=grid.num_frames,
                 num_beams=num_beams,
             )
         return [
-            to_prediction(mask, logits, frames.grid, self.proposals, query=query, vid=vid)
+            to_prediction(mask, logits, grid, self.proposals, query=query, vid=vid)
             for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)
         ]
 

@@ -269,6 +269,30 @@ class FrameGrid:
         times = start + (self.times - self.start_seconds) * scale
         return FrameGrid(np.clip(times, edges[:-1], edges[1:]), edges)  # a rounded time stays in its window
 
+    def merged(self, count: int) -> FrameGrid:
+        """Return the grid whose windows are `count` neighbouring ones of this each, for models that see them as one.
+
+        Args:
+            count: Windows that become one, at least 1; they must not leave any over.
+
+        Returns:
+            F / count windows with the same ends, each at the mean of the times that it holds.
+
+        Raises:
+            ValueError: If some windows would be left over.
+
+        Example:
+            >>> grid = FrameGrid.middle(12, 6).merged(2)
+            >>> grid == FrameGrid.middle(12, 3), grid.times.tolist()
+            (True, [2.0, 6.0, 10.0])
+        """
+        if count < 1 or self.num_frames % count:
+            raise ValueError(
+                f"expected a whole share of {self.num_frames} frames, got {count} at a time; choose a number of frames "
+                "that it divides"
+            )
+        return FrameGrid(self.times.reshape(-1, count).mean(axis=1), self.edges[::count])
+
     @property
     def num_frames(self) -> int:
         """Return the number of frames F."""
