@@ -52,6 +52,28 @@ def test_a_row_says_which_grid_it_is_on() -> None:
             Sample.of({**row, **broken}).grid  # noqa: B018
 
 
+@pytest.mark.parametrize("has_grid", [False, True])
+def test_several_pictures_for_one_frame(has_grid: bool, make_row: Callable[..., dict[str, Any]]) -> None:
+    row = make_row(7, [[2.0, 6.0]], num_frames=10)
+    fine = FrameGrid.middle(10.0, 10)
+    if has_grid:
+        row |= {"grid_times": fine.times.tolist(), "grid_edges": fine.edges.tolist()}
+    sample = Sample.of(row).labelled("window", graded=True).merged(2)
+    assert (sample.num_frames, sample.num_pictures) == (5, 10)
+    assert sample.grid == FrameGrid.middle(10.0, 5) == Sample.of(row).grid_of(5)
+    assert sample.mask().tolist() == [False, True, True, False, False]
+    assert sample.frame_targets().tolist() == [0.0, 0.75, 0.75, 0.0, 0.0]  # ratings 4, 3, 2
+    assert sample.times() == pytest.approx([1.0, 3.0, 5.0, 7.0, 9.0])
+    drawn = [0, 2] * 5
+    assert sample.times(drawn) == pytest.approx([1.0, 3.0, 5.0, 7.0, 9.0])  # 0.1 s early and 0.1 s late
+    np.testing.assert_array_equal(sample.pictures(drawn), Sample.of(row).pictures(drawn))
+    assert len(sample.pictures()) == 10
+    for other in (sample.labelled(), sample.without_pictures()):
+        assert other.num_frames == 5
+    with pytest.raises(ValueError, match="grid_times and grid_edges of 4 and 5 numbers, got 10 and 11"):
+        Sample.of(row | {"grid_times": fine.times.tolist(), "grid_edges": fine.edges.tolist()}).grid_of(4)
+
+
 def test_the_annotation_is_the_official_line(make_row: Callable[..., dict[str, Any]]) -> None:
     row = make_row(7, [[2, 6]])
     line = {

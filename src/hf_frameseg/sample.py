@@ -41,8 +41,10 @@ class Sample:
         (4, [False, True, True, False])
     """
 
-    def __init__(self, columns: Mapping[str, Any], rule: str = "window", graded: bool = False) -> None:
-        self._columns, self._rule, self._graded = dict(columns), rule, graded
+    def __init__(
+        self, columns: Mapping[str, Any], rule: str = "window", graded: bool = False, per_window: int = 1
+    ) -> None:
+        self._columns, self._rule, self._graded, self._per_window = dict(columns), rule, graded, per_window
 
     @classmethod
     def of(cls, row: Mapping[str, Any] | Sample) -> Sample:
@@ -66,7 +68,15 @@ class Sample:
             rule: See `targets.frame_mask`.
             graded: Let frame targets be the annotators' mean rating / 4 in place of the mask.
         """
-        return Sample(self._columns, rule, graded)
+        return Sample(self._columns, rule, graded, self._per_window)
+
+    def merged(self, pictures_per_window: int) -> Sample:
+        """Return the sample as a model sees it that takes neighbouring pictures for one frame.
+
+        Args:
+            pictures_per_window: Pictures of the row that stand for one of the F frames.
+        """
+        return Sample(self._columns, self._rule, self._graded, pictures_per_window)
 
     # ---- The question ------------------------------------------------------------------------------------------------
 
@@ -91,23 +101,29 @@ class Sample:
         return self._columns["duration_seconds"]
 
     @property
+    def num_pictures(self) -> int:
+        """Return how many windows the row holds pictures of; F, unless several stand for one frame."""
+        return row_shape(self._columns)[0]
+
+    @property
     def num_frames(self) -> int:
         """Return the number of frames F."""
-        return row_shape(self._columns)[0]
+        return self.num_pictures // self._per_window
 
     @cached_property
     def grid(self) -> FrameGrid:
-        """Return the grid that the frames were sampled on."""
+        """Return the windows of the frames and the times that they were sampled at."""
         return self.grid_of(self.num_frames)
 
     def grid_of(self, num_frames: int) -> FrameGrid:
         """Return the grid of a row that need not say how many frames it has.
 
         Args:
-            num_frames: Number of frames F.
+            num_frames: Number of frames F; a share of the row's where a model takes several pictures for one frame.
 
         Returns:
-            The grid that the row holds; of a row without one, such as one made by hand, that of the paper.
+            The grid that the row holds, with as many neighbouring windows merged; of a row without one, such as one
+            made by hand, that of the paper.
 
         Raises:
             ValueError: If the row holds the grid of another number of frames, or half of one.
@@ -115,13 +131,13 @@ class Sample:
         times, edges = self._columns.get("grid_times"), self._columns.get("grid_edges")
         if times is None and edges is None:
             return FrameGrid.middle(self.duration_seconds, num_frames)
-        if times is None or edges is None or len(times) != num_frames:
+        if times is None or edges is None or len(times) < num_frames or len(times) % num_frames:
             got = [None if values is None else len(values) for values in (times, edges)]
             raise ValueError(
                 f"qid {self.qid}: expected grid_times and grid_edges of {num_frames} and {num_frames + 1} numbers, got "
                 f"{got[0]} and {got[1]}; prepare the row again, or leave both out for the grid of the paper"
             )
-        return FrameGrid(times, edges)
+        return FrameGrid(times, edges).merged(len(times) // num_frames)
 
     @property
     def other(self) -> dict[str, Any]:
@@ -136,15 +152,15 @@ class Sample:
         return bool(self._columns.get("frames_missing"))
 
     def pictures(self, variants: ArrayLike | None = None, decoded: Decoded | None = None) -> NDArray[np.uint8]:
-        """Return one picture per frame.
+        """Return one picture per frame, or as many as the sample was merged with.
 
         Args:
-            variants: Which of its three source frames stands for each window, (F,), 0 to 2 for left, middle, right.
-                None takes the middle ones.
+            variants: Which of its three source frames stands for each window, (F,), 0 to 2 for left, middle, right;
+                `num_pictures` of them in a merged sample. None takes the middle ones.
             decoded: A dict that samples of one batch hand on, empty at first: what they share is decoded once.
 
         Returns:
-            Pictures (F, H, W, 3), uint8, writable and not shared with the row.
+            Pictures (F, H, W, 3), or (`num_pictures`, H, W, 3), uint8, writable and not shared with the row.
 
         Raises:
             ValueError: If the stored pictures or `variants` do not have the expected shape.
@@ -152,7 +168,7 @@ class Sample:
         return row_frames(self._columns, variants, decoded)
 
     def times(self, variants: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Return when these pictures are shown, (F,), in seconds; the grid's times where the row does not say.
+        """Return when the frames are shown, (F,), in seconds; the grid's times where the row does not say.
 
         Args:
             variants: As for `pictures`.
@@ -162,19 +178,19 @@ class Sample:
         """
         if self._columns.get("frame_times_seconds") is None:
             return self.grid.times
-        chosen = np.full(self.num_frames, MIDDLE_VARIANT) if variants is None else np.asarray(variants)
+        chosen = np.full(self.num_pictures, MIDDLE_VARIANT) if variants is None else np.asarray(variants)
         times = np.asarray(self._columns["frame_times_seconds"], dtype=np.float64)
         if times.shape != (len(chosen), len(VARIANTS)):
             raise ValueError(
                 f"qid {self.qid}: expected frame_times_seconds of shape ({len(chosen)}, {len(VARIANTS)}), one time for "
                 f"each picture, got {times.shape}; prepare the row again"
             )
-        return times[np.arange(len(chosen)), chosen]
+        return times[np.arange(len(chosen)), chosen].reshape(-1, self._per_window).mean(axis=1)
 
     def without_pictures(self) -> Sample:
         """Return the sample without its stored pictures, small enough to be kept and sent around."""
         kept = {name: value for name, value in self._columns.items() if name != "frames"}
-        return Sample(kept, self._rule, self._graded)
+        return Sample(kept, self._rule, self._graded, self._per_window)
 
     # ---- The annotation ----------------------------------------------------------------------------------------------
 

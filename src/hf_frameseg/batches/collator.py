@@ -48,7 +48,7 @@ class FrameSegmentationCollator:
         labels: The digit and end ids of that tokenizer.
         prompt: A `PromptTemplate` or the name of one in `PROMPTS`. Times in it are those of the pictures that are drawn
             (`frame_times_seconds`), or of the row's grid where the row has none.
-        num_frames: Frames every row must have; None lets rows differ.
+        num_frames: Frames every row must hold; None lets rows differ.
         label_rule: Which frames are relevant, see `targets.frame_mask`.
         graded_targets: Let `frame_targets` be the annotators' mean score / 4 in place of the mask, which stays in the
             digits.
@@ -150,13 +150,13 @@ class FrameSegmentationCollator:
             and what objectives ask for. With `with_answer=False` there are no answers, `labels`, `answer_start` and
             targets of objectives, and the `frame_targets` of a row without annotations are nan.
         """
-        samples = [Sample.of(row).labelled(self.label_rule, self.graded_targets) for row in rows]
+        samples = [self._sample(row) for row in rows]
         self._check(samples)
         frames, times, masks, inputs = [], [], [], []
         decoded: Decoded = {}  # queries about one video show the same pictures
         for sample in samples:
             rng = self._generator(sample.qid)
-            variants = self._variants(sample.num_frames, rng)
+            variants = self._variants(sample.num_pictures, rng)
             frames.append(sample.pictures(variants, decoded))
             times.append(sample.times(variants) if self.prompt.tells_time else None)
             if self.with_answer:
@@ -169,10 +169,15 @@ class FrameSegmentationCollator:
             truths = [self.labels.answer_ids(mask) for mask in masks]
             batch = append_answers(batch, answers, truths, self.processor.tokenizer.pad_token_id)
             targets |= batch[TARGETS] | self._asked_targets(samples)
-        targets["frame_valid"] = _collate([np.ones(len(row), dtype=bool) for row in frames])
+        targets["frame_valid"] = _collate([np.ones(sample.num_frames, dtype=bool) for sample in samples])
         qids = [sample.qid for sample in samples]
         targets["qid"] = qids if any(isinstance(qid, str) for qid in qids) else torch.tensor(qids, dtype=torch.int64)
         return batch | {TARGETS: targets}
+
+    def _sample(self, row: Mapping[str, Any] | Sample) -> Sample:
+        """Return a row as this training labels it and as the prompt shows it."""
+        sample = Sample.of(row).labelled(self.label_rule, self.graded_targets)
+        return sample.merged(self.prompt.pictures_per_window)
 
     def _check(self, samples: Sequence[Sample]) -> None:
         """Refuse rows of which no batch can be made."""
