@@ -12,6 +12,7 @@ import torch
 
 from datasets import Dataset
 from hf_frameseg.moments import FrameGrid, Moment
+from hf_frameseg.prepared.frame_columns import grid_columns
 from hf_frameseg.sample import Sample, samples_without_pictures, which_miss_frames, with_queries
 
 
@@ -43,10 +44,12 @@ def test_a_row_says_which_grid_it_is_on() -> None:
     assert Sample.of(row).grid == FrameGrid.middle(10, 5)
     assert Sample.of({**row, "grid_times": None, "grid_edges": None}).grid == FrameGrid.middle(10, 5)
     uneven = FrameGrid.from_times([0, 1, 2, 4, 9], 10)
-    stored = {"grid_times": uneven.times.tolist(), "grid_edges": uneven.edges.tolist()}
+    stored = grid_columns(uneven)
     assert Sample.of({**row, **stored}).grid == uneven
     assert Sample.of({"duration_seconds": 10.0, **stored}).grid_of(5) == uneven
     assert Sample.of(row).times([0, 2, 1, 0, 2]).tolist() == [1, 3, 5, 7, 9]  # of the grid: it has none of its own
+    part = {**row, **grid_columns(uneven.part(40, 60)), "duration_seconds": 100.0, "relevant_windows": [[44, 90]]}
+    assert Sample.of(part).mask().tolist() == [False, False, True, True, True]  # at 40, 42, 44, 48 and 58 s
     for broken in ({**stored, "grid_edges": None}, {**stored, "grid_times": [1.0, 2.0]}):
         with pytest.raises(ValueError, match="expected grid_times and grid_edges of 5 and 6 numbers, got .* again"):
             Sample.of({**row, **broken}).grid  # noqa: B018

@@ -99,6 +99,7 @@ _MODULE_OF = {
     "ProposalSettings": "proposals",
     "propose_moments": "proposals",
     "redecode": "proposals",
+    "merge_parts": "proposals",
     "read_frames_file": "proposals",
     "write_frames_file": "proposals",
     # metrics

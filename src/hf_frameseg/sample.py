@@ -226,7 +226,8 @@ class Sample:
         """
         rule = self._rule if rule is None else rule
         saliency = None if saliency_threshold(rule) is None else self.clip_targets()
-        return np.asarray(frame_mask(self._columns["relevant_windows"], self.grid, rule=rule, saliency=saliency))
+        windows = self._columns["relevant_windows"]
+        return np.asarray(frame_mask(windows, self.grid, rule, saliency, self.duration_seconds))
 
     def frame_targets(self, rule: str | None = None, graded: bool | None = None) -> NDArray[np.float32]:
         """Return what the frames are to be learnt as, (F,), float32: the mask, or the mean ratings.

@@ -55,6 +55,7 @@ def frame_mask(
     grid: FrameGrid,
     rule: str = "window",
     saliency: ArrayLike | None = None,
+    duration_seconds: float | None = None,
 ) -> NDArray[np.bool_]:
     """Label each frame as relevant or not.
 
@@ -65,6 +66,8 @@ def frame_mask(
             of the clip at the frame's centre, divided by 4, is above TAU; the public code of the paper trained with
             `"saliency>0.5"`, which leaves a perfect 25-frame model at mAP 53.5 instead of 73.2 (QVHighlights val).
         saliency: Mean rating / 4 of every clip, shape (C,), from `clip_saliency_targets`; for the saliency rule only.
+        duration_seconds: Length of the video that the windows must lie in, where the grid is that of a part of it; None
+            takes the end of the grid.
 
     Returns:
         Relevance per frame, shape (F,), bool.
@@ -76,7 +79,8 @@ def frame_mask(
         >>> frame_mask([[2, 6]], FrameGrid.middle(duration_seconds=8, num_frames=4)).tolist()
         [False, True, True, False]
     """
-    moments = moments_from_windows(relevant_windows, grid.duration_seconds)
+    end_seconds = grid.end_seconds if duration_seconds is None else duration_seconds
+    moments = moments_from_windows(relevant_windows, end_seconds)
     threshold = saliency_threshold(rule)
     if threshold is None:
         return moments_to_mask(moments, grid)
@@ -131,7 +135,7 @@ def graded_frame_targets(clip_targets: ArrayLike, grid: FrameGrid) -> NDArray[np
     """Read per-clip targets at the frame centres.
 
     Args:
-        clip_targets: One target per clip, shape (C,), from `clip_saliency_targets`.
+        clip_targets: One target per clip of the whole video, shape (C,), from `clip_saliency_targets`.
         grid: The frame windows.
 
     Returns:

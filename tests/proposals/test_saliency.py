@@ -71,6 +71,12 @@ class TestRules:
         assert (clips >= values.min() - 1e-12).all()
         assert (clips <= values.max() + 1e-12).all()
 
+    @pytest.mark.parametrize("rule", SALIENCY_RULES)
+    def test_clips_of_a_part_are_counted_from_its_start(self, rule: str) -> None:
+        values, whole = np.array([0.1, 0.9, 0.4]), FrameGrid.from_times([1.0, 3.5, 8.0], 10)
+        here, there = (TO_CLIPS[rule](values, grid) for grid in (whole, whole.part(301, 311)))
+        np.testing.assert_allclose(there, here, rtol=1e-12)
+
 
 class TestValues:
     GRID = FrameGrid.middle(8, 4)

@@ -305,11 +305,8 @@ class TestSnap:
         mask[[1, 24]] = 1
         options = ProposalSettings("runs", snap_seconds=2.0, ranking="time")
         assert listed(mask, np.full(25, 0.5), FrameGrid.middle(138, 25), options) == [(6, 12, 1), (132, 138, 1)]
-        assert listed(mask, np.full(25, 0.5), FrameGrid.middle(137, 25), options)[1] == (
-            132,
-            137,
-            1,
-        )  # 131.52, and the end
+        found = listed(mask, np.full(25, 0.5), FrameGrid.middle(137, 25), options)
+        assert found[1] == (132, 137, 1)  # 131.52, and the end
 
     def test_a_window_that_collapses_becomes_its_cell(self) -> None:
         grid = FrameGrid.middle(6, 12)  # windows of half a second
@@ -326,6 +323,13 @@ class TestSnap:
             ProposalSettings("runs", snap_seconds=2.0),
         )
         assert [window[:2] for window in found] == [(4, 5)]
+
+    def test_in_a_part_the_points_are_counted_from_its_start(self) -> None:
+        options, whole = ProposalSettings("runs", snap_seconds=2.0), FrameGrid.middle(5, 10)
+        for mask in ([0, 1, 1, 1, 0, 0, 0, 0, 0, 1], [0] * 9 + [1], [1] * 10, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]):
+            here = listed(mask, np.full(10, 0.5), whole, options)
+            there = listed(mask, np.full(10, 0.5), whole.part(101, 106), options)
+            assert [(start + 101, end + 101) for start, end, _ in here] == [window[:2] for window in there]
 
     def test_windows_that_become_one_are_listed_once_with_the_better_score(self) -> None:
         grid = FrameGrid.middle(6, 12)

@@ -61,6 +61,16 @@ def test_a_file_up_to_two_seconds_short_repeats_its_last_frame(constant, read_nu
     assert read_variants(constant, FrameGrid.middle(6.5, 6), duration_tolerance_seconds=3).frames.shape[0] == 6
 
 
+def test_of_a_part_only_that_part_is_looked_at(constant, read_number):
+    part = FrameGrid.middle(2, 2).part(1.5, 3.0)  # 1.875 and 2.625 s, windows of 0.75 s
+    result = read_variants(constant, part, variant_offset_frames=30)
+    assert numbers_of(result.frames, read_number).tolist() == [[45, 56, 67], [68, 78, 89]]
+    assert (result.grid, result.duration_seconds) == (part, pytest.approx(4.0))
+    assert (result.times_seconds >= 1.5 - 1e-3).all()
+    with pytest.raises(VideoReadError, match=r"lasts 4\.00 s, the annotations say 6\.5 s"):
+        read_variants(constant, part.part(6.0, 6.5))
+
+
 @pytest.mark.parametrize(
     ("grid", "offset"),
     [

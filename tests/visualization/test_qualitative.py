@@ -86,6 +86,22 @@ class TestWindows:
         figure = qualitative_figure(replace(predict(), moments=(Moment(135, 200),)))
         assert bars(figure, BLUE) == [(0.9, 1.0)]
 
+    def test_a_part_of_a_video_fills_the_axis_from_its_start(self) -> None:
+        whole = FrameGrid.middle(20, 4)
+        probs = np.array([0.1, 0.9, 0.8, 0.2])
+        places = []
+        for start in (0, 700):
+            grid = whole.part(start, start + 20)
+            moments = (Moment(start + 5, start + 15, 0.85),)
+            prediction = FramePrediction(
+                grid, probs > 0.5, probs, moments, interpolate_to_clips(probs, grid), query="q"
+            )
+            figure = qualitative_figure(prediction, noise(4), relevant_moments=[Moment(start, start + 10)])
+            assert figure.axes[-1].get_xlim() == (start, start + 20)
+            places.append(bars(figure, BLUE) + bars(figure, ORANGE))
+        assert places[0] == places[1]
+        assert "11:45–11:55" in texts(figure)
+
     def test_no_window(self) -> None:
         figure = qualitative_figure(replace(predict(), moments=()), relevant_moments=[Moment(0, 10)])
         assert "no window" in texts(figure)

@@ -8,6 +8,7 @@ _MODULE_OF = {
     "SCORING_PROPOSALS": "settings",
     "ProposalSettings": "settings",
     "interpolate_to_clips": "saliency",
+    "merge_parts": "parts",
     "propose_moments": "prediction",
     "rank_runs": "prediction",
     "redecode": "prediction",

@@ -60,14 +60,15 @@ class FrameScores:
         edges = self.grid.edges
         if self.snap_seconds is None:
             return edges[spans]
-        step, end = self.snap_seconds, self.grid.duration_seconds
+        step, start, length = self.snap_seconds, self.grid.start_seconds, self.grid.duration_seconds
+        edges = edges - start  # of a part of a longer video, clips are counted from its start
         # A window shorter than the step can collapse; the cell of the grid that holds its middle stands in for it.
         cells = np.floor(edges[spans].mean(axis=1) / step) * step
-        windows = snap(edges, step, end)[spans]
+        windows = snap(edges, step, length)[spans]
         empty = windows[:, 0] == windows[:, 1]
         windows[empty, 0] = cells[empty]
-        windows[empty, 1] = np.minimum(cells[empty] + step, end)
-        return windows
+        windows[empty, 1] = np.minimum(cells[empty] + step, length)
+        return np.minimum(start + windows, self.grid.end_seconds)  # the sum may be rounded past the end
 
 
 def snap(times_seconds: NDArray[np.float64], step_seconds: float, duration_seconds: float) -> NDArray[np.float64]:

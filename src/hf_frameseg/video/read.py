@@ -82,8 +82,8 @@ def read_frames(
 
     Args:
         path: Any file FFmpeg can read.
-        grid: The F windows; its duration (from the annotations) is trusted. None lays the grid of the settings over the
-            file's own duration.
+        grid: The F windows, of the whole video or a `part` of it; its end (from the annotations) is trusted. None lays
+            the grid of the settings over the file's own duration.
         frames: Which frames, at what size, and how the file is read. None takes the paper's.
         **choices: Fields of `FrameSettings` to set differently, such as `num_frames` or `frame_size`.
 
@@ -305,8 +305,8 @@ def _join_attempts(path: Path, attempts: Sequence[tuple[str, str]]) -> str:
 
 def _check_length(index: VideoIndex, grid: FrameGrid, tolerance_seconds: float) -> None:
     """Refuse a file that ends too long before the grid does."""
-    if index.duration_seconds < grid.duration_seconds - tolerance_seconds:
+    if index.duration_seconds < grid.end_seconds - tolerance_seconds:
         raise VideoReadError(
             f"{shown_name(index.path)}: the file lasts {index.duration_seconds:.2f} s, the annotations say "
-            f"{grid.duration_seconds:g} s; replace the file or raise duration_tolerance_seconds ({tolerance_seconds:g})"
+            f"{grid.end_seconds:g} s; replace the file or raise duration_tolerance_seconds ({tolerance_seconds:g})"
         )
