@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -142,6 +143,27 @@ def test_a_split_of_several_files(make_builder, plain, monkeypatch: pytest.Monke
     copied = pickle.loads(pickle.dumps(rows.select(range(4, 9)).select_columns(["qid", "frames"])))
     assert copied.to_list() == rows.select_columns(["qid", "frames"]).select(range(4, 9)).to_list()
     assert builder.as_dataset("val[7:9]").to_list() == rows.select([7, 8]).to_list()
+
+
+@pytest.mark.parametrize("on_error", ["skip", "blank"])
+def test_rows_of_videos_that_cannot_be_read(
+    on_error: str, data_dir: Path, tmp_path: Path, plain: list[dict[str, Any]], builder: QVHighlights
+) -> None:
+    shutil.copytree(data_dir, tmp_path / "data")
+    (tmp_path / "data" / "videos" / "a.mp4").unlink()
+    (tmp_path / "data" / "videos" / "c.mp4").write_bytes(b"no video")
+    options = {"splits": ("val",), "frames": builder.config.frames, "frame_format": builder.config.frame_format}
+    partial = QVHighlights(
+        cache_dir=str(tmp_path / "cache"), data_dir=str(tmp_path / "data"), on_error=on_error, **options
+    )
+    rows = partial.load("val").to_list()
+    stored = Dataset.from_file(str(arrow_files(partial)[0]))["frames"][:]
+    assert sum(frames is not None for frames in stored) == (3 if on_error == "blank" else 1)
+    assert [row for row in rows if row["vid"] == "b"] == [row for row in plain if row["vid"] == "b"]
+    assert [row["vid"] for row in rows] == [vid for vid in VIDS if on_error == "blank" or vid == "b"]
+    for row in rows:
+        assert row["frames_missing"] == (row["vid"] != "b")
+        assert (Sample.of(row).pictures().max() == 0) == row["frames_missing"]
 
 
 def test_rows_without_frames_anywhere_are_refused() -> None:

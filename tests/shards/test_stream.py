@@ -130,6 +130,31 @@ def test_the_rest_is_exact_at_every_row(
         assert qids(resumed) == everything  # the next pass is a whole one
 
 
+@pytest.mark.parametrize("frame_format", ["raw", "jpeg"])
+def test_queries_of_one_video_are_rows_like_others(
+    frame_format: str, make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    vids = "abcdefghabcdabcaefgab"
+    dataset = make_dataset(frame_format, len(vids), vids)
+    save_shards(dataset, tmp_path, shard_bytes=dataset.data.nbytes // 6)
+    files = find_shards(tmp_path, "train")
+    everything = list(FrameStream(files, seed=1, buffer_rows=9))
+    assert sorted(qids(everything)) == list(range(len(vids))) != qids(everything)
+    assert everything == dataset.select(qids(everything)).to_list()
+    for cut in range(1, len(vids)):
+        original, resumed = (FrameStream(files, seed=1, buffer_rows=9) for _ in range(2))
+        rows = iter(original)
+        done = [next(rows) for _ in range(cut)]
+        resumed.load_state_dict(original.state_dict())
+        assert done + list(resumed) == everything
+    halves = [FrameStream(files, seed=1).split_by_node(rank, 2) for rank in range(2)]
+    assert sorted(qid for half in halves for qid in qids(half)) == list(range(len(vids)))
+    loader = DataLoader(FrameStream(files, seed=1, batch_rows=4), batch_size=4, num_workers=2, collate_fn=list)
+    batches = [qids(batch) for batch in loader]
+    assert sorted(len(batch) for batch in batches) == [1, 4, 4, 4, 4, 4]
+    assert sorted(qid for batch in batches for qid in batch) == list(range(len(vids)))
+
+
 def test_a_new_process_goes_on(folder: Path, stream: Callable[..., FrameStream], tmp_path: Path) -> None:
     original = stream()
     original.set_epoch(1)
