@@ -52,7 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         return options.run(options) or 0
     except BrokenPipeError:
-        return 0  # `| head` has seen enough
+        return 0  # the reader stopped early, such as `| head`
     except KeyboardInterrupt as error:
         if options.debug:
             raise
@@ -67,7 +67,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 class _Watched:
-    """Stand for a standard output, and remember that it could not be written; argparse, for one, keeps that to itself.
+    """Pass everything on to standard output, and remember if writing failed: argparse, for one, ignores that.
 
     Args:
         stream: The output; None if it was closed.
@@ -91,7 +91,7 @@ class _Watched:
             raise
 
     def finish(self, status: int) -> int:
-        """Write what is left; a reader that has seen enough is fine, a full disk is an error.
+        """Write what is left. A reader that stopped early (`| head`) is no error, a full disk is one.
 
         Args:
             status: The exit status so far.
@@ -111,7 +111,7 @@ class _Watched:
 
 
 def _flush(stream: TextIO) -> OSError | None:
-    """Write what is left; if that fails, send it nowhere: the interpreter tries again at exit, and would fail there."""
+    """Write what is left; if that fails, discard it, or the interpreter would try again at exit and print an error."""
     try:
         stream.flush()
     except OSError as error:
@@ -122,7 +122,7 @@ def _flush(stream: TextIO) -> OSError | None:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that a user can mend; looked up when one is caught, as nobody raises what is not imported."""
+    """Return the errors that a user can mend. That of `video.read` is one if it is imported; else nobody raised it."""
     video = sys.modules.get("hf_frameseg.video.read")
     return (ValueError, OSError, ImportError, RecursionError, MemoryError, *([video.VideoReadError] if video else []))
 

@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Check, measure, write, print: a closed pipe shall not cost a file."""
+    """Measure and print. Files are written before the text, so that a closed pipe loses none."""
     from hf_frameseg._files import check_outputs
     from hf_frameseg.annotations.forms import read_annotation_file
     from hf_frameseg.cli.score_files import write_json

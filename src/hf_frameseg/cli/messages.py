@@ -1,4 +1,4 @@
-"""What a command says on stderr: one line for an error that the user can mend, in the words of the command line."""
+"""What a command prints on stderr: one line for each error that the user can mend, with options by their names."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def name_options(text: str, options: Mapping[str, argparse.Action]) -> str:
             return match[0] if value == "None" else flag if action.nargs == 0 else f"{flag} {words}"
         return flag if by_settings and ("_" in match["name"] or match.start() == len(expected)) else match[0]
 
-    # Not within a path or quotes, and no other name that starts so; then, if there is one, the value.
+    # A name within a path, within quotes or at the start of a longer name is left. A value may follow it.
     name, value = "|".join(map(re.escape, options)), r"=(?P<value>'[^']*'|\([^)]*\)|[\w.+-]*\w)"
     return re.sub(rf"(?<![\w/.'\"-])(?P<name>{name})\b(?:{value}|(?!\.?[\w/'\"-]))", option, text)

@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
     """Refuse a wrong command line in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end."""
+        """Print what is wrong in one line, and exit."""
         say(f"frameseg: error: {message}; see {self.prog} --help")
         raise SystemExit(USER_ERROR)
 

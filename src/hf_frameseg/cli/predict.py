@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from hf_frameseg.video.read import probe_duration
     from hf_frameseg.video.settings import FrameSettings
 
-    # What can be wrong without a model is said before one is loaded.
+    # Mistakes that can be found without a model are reported before one is loaded.
     pictures = _check_options(options)
     reading = given(options, FrameSettings)
     probe_duration(options.video, timeout_seconds=FrameSettings(**reading).timeout_seconds)
@@ -81,9 +81,9 @@ def run(options: argparse.Namespace) -> None:
     from hf_frameseg.sharing.loading import usable
 
     proposals = replace(PAPER_PROPOSALS, **given(options, ProposalSettings))
-    disable_progress_bar()  # "Loading weights" says nothing to who asks about a video
+    disable_progress_bar()  # whoever asks about a video need not see "Loading weights"
     if not options.debug:
-        set_verbosity_error()  # reports of several lines about a model that is refused in one
+        set_verbosity_error()  # a model that is refused is reported in one line, not in several
     with usable(options.model or TINY_MODEL, asked=True):
         retriever = MomentRetriever.from_pretrained(options.model, proposals=proposals, **reading)
     frames = retriever.read(options.video)
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     if pictures:
         from hf_frameseg.video.read import read_frames
 
-        # again, at native size: what the model saw can be far too small to look at
+        # once more, at native size: the frames of the model may be too small to look at
         shown = read_frames(options.video, frames.grid, **reading).frames
     for prediction, picture in zip_longest(predictions, pictures):
         print(describe(prediction))

@@ -111,7 +111,7 @@ def _redecoded(
     from hf_frameseg.proposals.prediction import redecode
 
     total = len(predictions) * len(settings)
-    # None: no bar in a file or a pipe.
+    # disable=None: no bar where stderr is a file or a pipe.
     with tqdm(total=total, desc="rescoring", unit="query", delay=1.0, leave=False, disable=None) as bar:
         for one in settings:
             found = []

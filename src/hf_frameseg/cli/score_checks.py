@@ -1,4 +1,4 @@
-"""What every way of scoring has in common: the check of a submission, its resamples, and who is named in an error."""
+"""What moments and highlights have in common when they are scored: the checks, the resamples, the errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checked(
     truth: Sequence[Mapping[str, Any]],
     options: argparse.Namespace,
 ) -> list[list[Violation] | None]:
-    """Say what is wrong with the submissions; stop if it is an error and may not be scored as it is.
+    """Report what is wrong with the submissions, and stop if there is an error that forbids scoring.
 
     Args:
         names: How to call them.
@@ -40,7 +40,7 @@ def checked(
 
     if options.no_validate:
         for name, submission in zip(names, submissions, strict=True):
-            if submission.violations:  # lines that nobody can score
+            if submission.violations:  # lines that are no JSON objects
                 raise ValueError(f"{name}: {submission.violations[0]}")
         return [None] * len(names)
     found, wrong = [], []

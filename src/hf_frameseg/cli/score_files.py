@@ -62,7 +62,7 @@ def query_columns(scored: Scored, ground_truth: Sequence[Mapping[str, Any]]) -> 
     """
     table = {name: values.tolist() for name, values in query_table(scored.per_query).items()}
     qids = table.pop("qid")
-    whole = scored.per_query["qid"].dtype.kind == "i"  # else of any type, and a column of a file has one
+    whole = scored.per_query["qid"].dtype.kind == "i"  # else of mixed types, which a column of a file cannot hold
     annotated = {row["qid"]: row for row in ground_truth}
     return {
         "qid": qids if whole else [_text(qid) for qid in qids],
@@ -72,7 +72,7 @@ def query_columns(scored: Scored, ground_truth: Sequence[Mapping[str, Any]]) -> 
 
 
 def check_table(path: Path | None) -> None:
-    """Refuse a table of queries in a form that nobody knows, before anything is scored."""
+    """Refuse an unknown kind of table before anything is scored."""
     if path is not None and path.suffix not in TABLE_SUFFIXES:
         raise ValueError(f"--per-query {path}: expected a name that ends in {' or '.join(TABLE_SUFFIXES)}")
 
@@ -83,7 +83,7 @@ def publish(
     columns: Callable[[], Columns],
     options: argparse.Namespace,
 ) -> None:
-    """Write the files that are asked for, then print: a closed pipe shall not cost a file."""
+    """Write the files that are asked for, then print, so that a closed pipe loses no file."""
     written = []
     if options.json is not None:
         write_json(options.json, content)
@@ -107,7 +107,7 @@ def write_columns(path: Path, columns: Columns) -> None:
 
         arrays = {name: pyarrow.array(values) for name, values in columns.items()}
         for name, array in arrays.items():
-            if pyarrow.types.is_null(array.type):  # no value at all says nothing of the type
+            if pyarrow.types.is_null(array.type):  # a column without values has no type yet
                 arrays[name] = array.cast(pyarrow.string() if name in TEXT_COLUMNS else pyarrow.float64())
         buffer = io.BytesIO()
         parquet.write_table(pyarrow.table(arrays), buffer)
@@ -125,7 +125,7 @@ def write_columns(path: Path, columns: Columns) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Keep a text of others from being a formula or an escape where the table is opened."""
+    """Write a text so that the program that opens the table takes it for no formula and no control character."""
     if not isinstance(value, str):
         return value
     text = printable(value)

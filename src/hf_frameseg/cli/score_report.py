@@ -69,7 +69,7 @@ class Scored:
 
 
 def violations_text(name: str, violations: Sequence[Violation], show_all: bool = False) -> str:
-    """List violations, errors first, many of one kind as a few and a number.
+    """List violations, errors first; of many of one kind a few are shown and the others counted.
 
     Example:
         >>> fault = ("integer-window", "expected floats", "write floats", False)

@@ -1,4 +1,4 @@
-"""Numbers, counts and tables as the commands print them: plain text, whatever stands in the cells."""
+"""Numbers, counts and tables as the commands print them, in plain text."""
 
 from __future__ import annotations
 

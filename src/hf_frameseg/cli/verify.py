@@ -35,7 +35,7 @@ examples:
 """
 SHOWN_PROBLEMS = 10  # of each kind and split
 
-_DEFAULT_CACHE = Path("-")  # no name of a folder that anybody gives
+_DEFAULT_CACHE = Path("-")  # stands for --cache without a folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
