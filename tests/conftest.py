@@ -305,7 +305,7 @@ def make_trainer(tmp_path: Path, tiny_model: Any, tiny_processor: Any) -> Callab
             prefix_corruption=0.5,
         )
         names = ("data_collator", "eval_data_collator", "eval_dataset", "compute_metrics", "compute_loss_func")
-        names += ("peft_config", "model_init", "callbacks", "processing_class")
+        names += ("peft_config", "model_init", "callbacks", "processing_class", "objectives")
         given = {"data_collator": collator} | {name: options.pop(name) for name in names if name in options}
         defaults = {
             "output_dir": str(tmp_path / "out"),

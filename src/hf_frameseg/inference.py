@@ -24,13 +24,20 @@ from hf_frameseg.readout import get_readout
 from hf_frameseg.readout.evaluation_mode import evaluating, lock_of
 from hf_frameseg.readout.precision import autocast_of, autocasting
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
+from hf_frameseg.sharing.heads import HEADS_NAME, save_heads
 from hf_frameseg.sharing.loading import load_pretrained
 from hf_frameseg.video.read import VideoFrames, read_frames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "adapter_config.json")
+_WEIGHTS = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    HEADS_NAME,
+)
 
 _SAME_TIME = 1e-6  # share of the duration by which rounding may move a frame
 
@@ -137,6 +144,7 @@ class MomentRetriever:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as made:
             partial = Path(made)
             self.model.save_pretrained(partial)
+            save_heads(self.model, partial)
             self.processor.save_pretrained(partial)
             self.config.save(partial)
             new = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from datasets import Dataset
 from hf_frameseg.batches.collator import FrameSegmentationCollator
+from hf_frameseg.batches.encoding import model_inputs
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.shards.files import find_shards, save_shards
 from hf_frameseg.shards.order import epoch_windows, node_windows, worker_rows
@@ -311,7 +312,7 @@ def test_batches_are_those_of_the_data_set(
         expected._seen.clear()
         expected = expected([dataset[qid] for qid in batch["targets"]["qid"].tolist()])
         assert batch.keys() == expected.keys()
-        found, wanted = ({**every, **every.pop("targets")} for every in (batch, expected))
+        found, wanted = ({**model_inputs(every), **every["targets"]} for every in (batch, expected))
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in found)
 

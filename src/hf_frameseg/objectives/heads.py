@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_frameseg.objectives.objective import Objective
 
@@ -66,7 +66,9 @@ def attach_heads(
         torch.set_rng_state(state)
     for name, objective in own.items():
         if earlier.get(name, objective) is not objective:
-            load_head(objective, earlier[name].state_dict(), name)
+            values = earlier[name].state_dict()
+            check_head(objective, {key: value.shape for key, value in values.items()}, name)
+            objective.load_state_dict(values)
         objective.requires_grad_(True)
     _hang(model, {**earlier, **own})
     return own
@@ -88,26 +90,25 @@ def hidden_size_of(model: nn.Module) -> int:
     return size
 
 
-def load_head(objective: Objective, state: Mapping[str, Tensor], name: str) -> None:
-    """Give a head other values.
+def check_head(objective: Objective, shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    """Refuse values for a head that are not exactly its own.
 
     Args:
         objective: An objective whose head is made.
-        state: Its tensors.
-        name: Its name, for the message.
+        shapes: Shapes of the values by name.
+        name: Name of the objective, for the message.
 
     Raises:
-        ValueError: If they are not exactly those of the head.
+        ValueError: If a name is missing or left over, or has another shape.
     """
     expected = {key: tuple(value.shape) for key, value in objective.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
+    found = {key: tuple(shape) for key, shape in shapes.items()}
     if found != expected:
         odd = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
         raise ValueError(
             f"the head of {name!r} does not fit: {odd[0]} has shape {found.get(odd[0])}, expected "
             f"{expected.get(odd[0])}; take the objective that it was trained with"
         )
-    objective.load_state_dict(state)
 
 
 def _hang(model: nn.Module, heads: Mapping[str, Objective]) -> None:

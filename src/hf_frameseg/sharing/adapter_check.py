@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hf_frameseg.batches.encoding import encode_prompts, model_inputs
 from hf_frameseg.batches.prompts import get_prompt
+from hf_frameseg.objectives.heads import HEADS
 from hf_frameseg.readout.evaluation_mode import evaluating
 from hf_frameseg.readout.precision import autocasting
 from hf_frameseg.sharing.adapter_loading import lora_config_from, put_onto
@@ -137,7 +138,7 @@ def _changed_base_weights(model: PeftModel, loaded: PeftModel, start: Mapping[st
     new, layers = dict(loaded.named_parameters()), dict(model.named_modules())
     adapter = next(iter(model.peft_config))
     for name, value in model.named_parameters():
-        if "lora_" in name or "modules_to_save" in name:
+        if "lora_" in name or "modules_to_save" in name or name.startswith(f"{HEADS}."):
             continue
         if name not in new or new[name].shape != value.shape:
             yield name

@@ -22,6 +22,7 @@ from hf_frameseg.readout.precision import autocast_of
 from hf_frameseg.sharing.adapter_check import compare, noise_batch
 from hf_frameseg.sharing.adapters import changes_base, lora_config_of, plain_lora, read_snapshot
 from hf_frameseg.sharing.config import CONFIG_NAME, FrameSegmentationConfig
+from hf_frameseg.sharing.heads import save_heads
 from hf_frameseg.sharing.loading import BUNDLED_BASES, empty_base, fetch, is_adapter, load_pretrained
 from hf_frameseg.sharing.model_card import CARD_NAME, model_card
 from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, QUANTIZATION_NAME
@@ -97,6 +98,7 @@ def save_adapter(
         from safetensors.torch import save_file
 
         save_file(state, partial / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
+        save_heads(model, partial)
         lora.save_pretrained(str(partial))
         processor.save_pretrained(partial)
         config.save(partial)
@@ -116,7 +118,7 @@ def load_adapter(
     Args:
         path_or_repo: Folder of `save_adapter`, or `owner/name` on the Hub.
         base_model: Folder or Hub name of the base, when it is not where the adapter says.
-        **kwargs: As for `load_pretrained`: `revision`, `token`, and the base's arguments such as `dtype`.
+        **kwargs: As for `load_pretrained`: `revision`, `token`, `objectives`, and the base's arguments such as `dtype`.
 
     Returns:
         The model in evaluation mode, its processor, and how it is asked.
@@ -154,6 +156,7 @@ def merge_and_save(adapter: str | Path, folder: str | Path, **kwargs: Any) -> Pa
     folder = _place(folder)
     model, processor, config = load_adapter(adapter, **kwargs)
     with _staging(folder) as partial:
+        save_heads(model, partial)
         model.merge_and_unload().save_pretrained(partial)
         processor.save_pretrained(partial)
         replace(config, base_model=None, dtype=None).save(partial)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from hf_frameseg.sharing.config import CONFIG_NAME, FrameSegmentationConfig
+from hf_frameseg.sharing.heads import HEADS_NAME
 from hf_frameseg.sharing.loading import BUNDLED_BASES, hub_error, load_processor
 from hf_frameseg.sharing.model_card import CARD_NAME, name_in_card
 from hf_frameseg.sharing.model_folder import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, QUANTIZATION_NAME
@@ -67,7 +68,7 @@ def push_to_hub(
 
 def _written_files(folder: Path) -> list[str]:
     """Return the names of what `save_adapter` wrote into a folder; none may be a link."""
-    names = {ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, QUANTIZATION_NAME}
+    names = {ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, QUANTIZATION_NAME, HEADS_NAME}
     with tempfile.TemporaryDirectory() as again:  # which files a processor has is its own affair
         load_processor(folder).save_pretrained(again)
         names |= {str(path.relative_to(again)) for path in Path(again).rglob("*") if path.is_file()}

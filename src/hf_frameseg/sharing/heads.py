@@ -78,7 +78,7 @@ def load_heads(
         return
     from safetensors import safe_open
 
-    from hf_frameseg.objectives.heads import attach_heads, load_head
+    from hf_frameseg.objectives.heads import attach_heads, check_head
 
     with safe_open(path, framework="pt") as file:
         names = sorted(file.keys())  # noqa: SIM118
@@ -88,8 +88,11 @@ def load_heads(
         attach_heads(model, made)
         for name, objective in made.items():
             prefix = f"{name}."
-            state = {key.removeprefix(prefix): file.get_tensor(key) for key in names if key.startswith(prefix)}
-            load_head(objective, state, name)
+            shapes = {
+                key.removeprefix(prefix): file.get_slice(key).get_shape() for key in names if key.startswith(prefix)
+            }
+            check_head(objective, shapes, name)
+            objective.load_state_dict({key: file.get_tensor(prefix + key) for key in shapes})
             objective.train(model.training)
 
 

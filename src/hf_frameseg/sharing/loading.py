@@ -17,6 +17,7 @@ from hf_frameseg._files import restore_folder
 from hf_frameseg._text import printable
 from hf_frameseg.sharing.adapter_loading import check_tensors, lora_config_from, put_onto
 from hf_frameseg.sharing.config import CONFIG_NAME, TINY_BASE, TINY_MODEL, FrameSegmentationConfig
+from hf_frameseg.sharing.heads import HEADS_NAME, load_heads
 from hf_frameseg.sharing.model_folder import (
     ADAPTER_CONFIG_NAME,
     QUANTIZATION_NAME,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from hf_frameseg.objectives import Objective
+
 # No colon in the name of a Hub repository: this can only mean the model inside the package.
 BUNDLED_BASES = {"hf_frameseg:tiny_base": TINY_BASE}
 """Names, in adapters, of bases that come with the package and have another path on every machine."""
@@ -43,6 +46,7 @@ _FILES = [
     "adapter_model.safetensors",
     "model.safetensors",
     "model-*.safetensors",
+    HEADS_NAME,
 ]
 _OWN = {TINY_BASE, TINY_MODEL}  # came with this code
 _MAX_REASON = 400  # characters
@@ -94,15 +98,18 @@ def load_pretrained(
     base_model: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
+    objectives: Mapping[str, Objective | type[Objective] | None] | None = None,
     **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, ProcessorMixin, FrameSegmentationConfig]:
-    """Load a whole model, or an adapter onto its base.
+    """Load a whole model, or an adapter onto its base, with the heads that were trained beside it.
 
     Args:
         path_or_repo: Folder, or `owner/name` of a Hub repository when there is no such folder.
         base_model: Folder or Hub name of the base, when it is not where the adapter says.
         revision: Branch, tag or commit of the Hub repository.
         token: Hub token; None takes the one of `hf auth login`.
+        objectives: The objectives of its heads by name, where they are not in `OBJECTIVES`; None in the place of one
+            leaves its head out. Heads hang on the model as `frameseg_heads`.
         **model_kwargs: Arguments of the (base) model's `from_pretrained`, such as `dtype`.
 
     Returns:
@@ -117,12 +124,16 @@ def load_pretrained(
     """
     folder = fetch(path_or_repo, revision=revision, token=token)
     if is_adapter(folder):
-        return _load_adapter(folder, path_or_repo, base_model, {"token": token, **model_kwargs})
+        loaded = _load_adapter(folder, path_or_repo, base_model, {"token": token, **model_kwargs})
+        _load_heads(loaded[0], folder, path_or_repo, objectives)
+        return loaded
     config = _settings(folder, path_or_repo)
     processor = _load_processor(folder, path_or_repo, config.frames.num_frames)
     if _is_from_hub(path_or_repo):
         revision = folder.name  # the commit: the branch may have moved since
-    return load_base(path_or_repo, revision=revision, token=token, **model_kwargs), processor, config
+    model = load_base(path_or_repo, revision=revision, token=token, **model_kwargs)
+    _load_heads(model, folder, path_or_repo, objectives)
+    return model, processor, config
 
 
 def load_base(
@@ -303,6 +314,12 @@ def _load_adapter(
     with usable(name):
         try_out(lambda: check_tensors(empty_model(base_folder), lora, shapes))
         return put_onto(model, lora, folder, shapes), processor, config
+
+
+def _load_heads(model: PreTrainedModel | PeftModel, folder: Path, name: str | Path, objectives: Any) -> None:
+    """Hang the heads of a folder on its model."""
+    with usable(name):
+        load_heads(model, folder, objectives)
 
 
 def _load_processor(folder: Path, name: str | Path, num_frames: int) -> ProcessorMixin:

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_frameseg._files import atomic_write
+from hf_frameseg.sharing.heads import HEADS_NAME
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -85,7 +86,7 @@ def what_is_missing(checkpoint: str | Path, world_size: int = 1) -> str | None:
         or _optimizer_problem(folder, sharded, by_deepspeed)
         or (None if by_deepspeed else _scheduler_problem(folder))
         or _random_state_problem(folder, world_size)
-        or _cut_file(folder, ("*.pt", "*.pth", "*/*.pt"))
+        or _cut_file(folder, ("*.pt", "*.pth", "*/*.pt", HEADS_NAME))
     )
 
 
