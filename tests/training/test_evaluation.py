@@ -18,6 +18,7 @@ from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.prepared.frame_columns import grid_columns
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.training import evaluation
 from hf_frameseg.training.evaluation import MomentRetrievalMetrics, shuffle_queries, with_blank_frames, write_submission
 
 QIDS = [30, 10, 20]
@@ -127,6 +128,26 @@ def test_a_perfect_decode_scores_100(rows: list[dict[str, Any]]) -> None:
     assert metrics(wrong)["mAP"] > 66.67  # the right window is among the candidates below
 
 
+def test_a_decode_becomes_a_prediction_once_and_is_scored_once(
+    rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import EvalPrediction
+
+    done: list[str] = []
+
+    def watched(name: str) -> None:
+        function = getattr(evaluation, name)
+        monkeypatch.setattr(evaluation, name, lambda *args, **kwargs: (done.append(name), function(*args, **kwargs))[1])
+
+    for name in ("to_prediction", "evaluate_per_query"):
+        watched(name)
+    masks, logits, qids = decodes(QIDS)
+    metrics = MomentRetrievalMetrics(rows, r1_thresholds=[0.3, 0.9])
+    scores = metrics(EvalPrediction(predictions=(masks, logits, qids), label_ids=masks))
+    assert {"R1@0.3", "R1@0.9", "mAP", "HIT@1"} <= scores.keys()
+    assert done == ["to_prediction"] * len(rows) + ["evaluate_per_query"]
+
+
 def test_metrics_of_a_data_set_equal_those_of_its_rows(rows: list[dict[str, Any]]) -> None:
     metrics = MomentRetrievalMetrics(rows)
     dataset = MomentRetrievalMetrics(Dataset.from_list(rows))
@@ -208,8 +229,11 @@ def test_blank_frames_change_the_pixels_and_nothing_else(
         assert seen["pixel_values"].std() > 0.1
         assert torch.equal(blank.pop("pixel_values"), torch.zeros_like(seen.pop("pixel_values")))
         assert seen.keys() == blank.keys()
+        targets, others = seen.pop("targets"), blank.pop("targets")
         assert all(torch.equal(seen[key], blank[key]) for key in seen)
-    assert "labels" not in blank
+        assert targets.keys() == others.keys()
+        assert all(torch.equal(targets[key], others[key]) for key in targets)
+    assert "labels" not in targets
     with pytest.raises(KeyError, match="expected pixel_values or pixel_values_videos in the batch, got input_ids"):
         with_blank_frames(lambda rows: {"input_ids": torch.ones(1)})(rows)
 
