@@ -21,7 +21,8 @@ from hf_frameseg.batches.encoding import encode_prompts
 from hf_frameseg.batches.prompts import PROMPTS
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.inference import MomentRetriever
-from hf_frameseg.moments import FrameGrid, moments_to_mask
+from hf_frameseg.masks import moments_to_mask
+from hf_frameseg.moments import FrameGrid
 from hf_frameseg.proposals.prediction import redecode
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
 from hf_frameseg.readout.beam_search import generate_frame_logits

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_frameseg.moments import FrameGrid, Moment, as_frame_values, as_mask
+from hf_frameseg.masks import as_frame_values, as_mask
+from hf_frameseg.moments import FrameGrid, Moment
 
 
 @dataclass(frozen=True, eq=False)

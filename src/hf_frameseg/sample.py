@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, num_clips
+from hf_frameseg.moments import FrameGrid, Moment, num_clips
 from hf_frameseg.prepared.frame_columns import Decoded, check_num_frames, row_frames, row_shape
-from hf_frameseg.targets import clip_saliency_targets, frame_mask, graded_frame_targets, saliency_threshold
+from hf_frameseg.targets import (
+    clip_saliency_targets,
+    frame_mask,
+    graded_frame_targets,
+    moments_from_windows,
+    saliency_threshold,
+)
 from hf_frameseg.video.sampling import MIDDLE_VARIANT, VARIANTS
 
 if TYPE_CHECKING:

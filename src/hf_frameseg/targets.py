@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, FrameGrid, moments_from_windows, moments_to_mask
+from hf_frameseg.masks import moments_to_mask
+from hf_frameseg.moments import CLIP_SECONDS, MAX_RATING, FrameGrid, Moment
 
 ANNOTATED_SALIENCY = "annotators"
 """`saliency_source` of rows with ratings made by people."""
@@ -23,6 +24,41 @@ SCALED_SALIENCY = "scaled"
 """`saliency_source` of rows whose ratings were made on another scale: to learn from, not to be scored as they are."""
 
 _SALIENCY_RULE = re.compile(r"saliency>(\d*\.?\d+)")
+
+
+def moments_from_windows(windows: Sequence[Sequence[float]], duration_seconds: float | None = None) -> list[Moment]:
+    """Turn raw `[[start, end], ...]` windows into moments, refusing what is not a window of the video.
+
+    Args:
+        windows: Raw relevant windows in seconds, as QVHighlights spells them.
+        duration_seconds: Length of the video in seconds; None skips the check against it.
+
+    Returns:
+        One moment per window, in the given order, score 1.
+
+    Raises:
+        ValueError: If a window is not a pair, is empty, inverted, not finite or outside `[0, duration_seconds]`.
+
+    Example:
+        >>> moments_from_windows([[0, 4], [10, 12]], duration_seconds=12)
+        [Moment(start=0.0, end=4.0, score=1.0), Moment(start=10.0, end=12.0, score=1.0)]
+    """
+    moments = []
+    for index, window in enumerate(windows):
+        if not isinstance(window, (Sequence, np.ndarray)) or isinstance(window, str) or len(window) != 2:
+            raise ValueError(f"relevant window {index}: expected [start, end] in seconds, got {window!r}")
+        try:
+            moment = Moment(window[0], window[1])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"relevant window {index} = {str(list(window)):.120}: {error}") from None
+        if moment.start < 0 or (duration_seconds is not None and moment.end > duration_seconds):
+            limit = "the video's end" if duration_seconds is None else f"{duration_seconds:g}"
+            raise ValueError(
+                f"relevant window {index} = {list(window)} is outside the video: expected 0 <= start < end <= {limit} "
+                "seconds; correct the window or the duration"
+            )
+        moments.append(moment)
+    return moments
 
 
 def saliency_threshold(rule: str) -> float | None:

@@ -11,8 +11,9 @@ import pytest
 
 from hf_frameseg.audit.report import MAX_FRAMES, audit_annotations, audit_report
 from hf_frameseg.audit.statistics import annotation_statistics
+from hf_frameseg.masks import mask_to_spans
 from hf_frameseg.metrics import evaluate_submission
-from hf_frameseg.moments import FrameGrid, Moment, mask_to_spans
+from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.proposals import rank_runs
 from hf_frameseg.proposals.saliency import TO_CLIPS
 from hf_frameseg.targets import frame_mask

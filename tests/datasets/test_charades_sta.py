@@ -12,8 +12,8 @@ import pytest
 from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.datasets.load import load_rows
 from hf_frameseg.digits import BinaryLabels
+from hf_frameseg.masks import mask_to_moments
 from hf_frameseg.metrics import evaluate_submission, headline
-from hf_frameseg.moments import mask_to_moments
 from hf_frameseg.prepared import config as preparation
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.settings import FrameSettings

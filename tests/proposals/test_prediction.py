@@ -18,12 +18,14 @@ from hypothesis.extra import numpy as npst
 
 import hf_frameseg.proposals
 import hf_frameseg.readout
+from hf_frameseg.masks import moments_to_mask
 from hf_frameseg.metrics import evaluate_submission, headline
-from hf_frameseg.moments import FrameGrid, Moment, moments_from_windows, moments_to_mask
+from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals import rank_runs, redecode, to_prediction
 from hf_frameseg.proposals.prediction import prediction_of
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, SCORING_PROPOSALS, ProposalSettings
+from hf_frameseg.targets import moments_from_windows
 
 PROPERTY = settings(deadline=None, derandomize=True)
 GRID = FrameGrid.middle(12, 6)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from hf_frameseg.moments import FrameGrid, num_clips
 from hf_frameseg.proposals.prediction import redecode, to_prediction
-from hf_frameseg.proposals.saliency import TO_CLIPS, box_to_clips, nearest_to_clips
+from hf_frameseg.proposals.saliency import TO_CLIPS, box_to_clips, interpolate_to_clips, nearest_to_clips
 from hf_frameseg.proposals.settings import SALIENCY_RULES, ProposalSettings
 
+DURATIONS = st.floats(min_value=0.01, max_value=86_400.0, allow_nan=False, allow_infinity=False)
+# No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.
 PROPERTY = settings(deadline=None, derandomize=True)
+
+
+PHASES = st.one_of(
+    st.sampled_from([0.0, -0.25, math.nextafter(0.5, 0), math.nextafter(-0.5, 0)]), st.floats(-0.49, 0.49)
+)
+LAYOUTS = st.one_of(st.just(FrameGrid.uniform), st.builds(lambda phase: partial(FrameGrid.phase, phase=phase), PHASES))
+Layout = Callable[[float, int], FrameGrid]
 
 
 def test_every_rule_has_its_function() -> None:
@@ -76,6 +88,49 @@ class TestRules:
         values, whole = np.array([0.1, 0.9, 0.4]), FrameGrid.from_times([1.0, 3.5, 8.0], 10)
         here, there = (TO_CLIPS[rule](values, grid) for grid in (whole, whole.part(301, 311)))
         np.testing.assert_allclose(there, here, rtol=1e-12)
+
+
+class TestInterpolateToClips:
+    def test_by_hand(self) -> None:
+        # T=10, F=2: frame centres 2.5 and 7.5; clip centres 1, 3, 5, 7, 9.
+        values = interpolate_to_clips([0.0, 1.0], FrameGrid.middle(10, 2))
+        np.testing.assert_allclose(values, [0.0, 0.1, 0.5, 0.9, 1.0], atol=1e-15)
+
+    def test_windows_of_the_paper_by_hand(self) -> None:
+        # T=18, F=3: frame centres 3, 9, 15; clip centres 1, 3, ..., 17: thirds between the frames.
+        values = interpolate_to_clips([0.3, 0.9, 0.0], FrameGrid.middle(18, 3))
+        np.testing.assert_allclose(values, [0.3, 0.3, 0.5, 0.7, 0.9, 0.6, 0.3, 0.0, 0.0], atol=1e-15)
+
+    def test_other_grids_are_read_at_their_own_times(self) -> None:
+        # T=8: uniform samples 0, 8, phase 0.25 samples 3, 7; clip centres 1, 3, 5, 7.
+        assert interpolate_to_clips([0.0, 1.0], FrameGrid.uniform(8, 2)).tolist() == [0.125, 0.375, 0.625, 0.875]
+        assert interpolate_to_clips([0.0, 1.0], FrameGrid.phase(8, 2, 0.25)).tolist() == [0.0, 0.0, 0.5, 1.0]
+
+    def test_incomplete_last_clip_is_not_read(self) -> None:
+        assert interpolate_to_clips([0.1, 0.2], FrameGrid.middle(7.5, 2)).shape == (3,)
+
+    def test_video_shorter_than_a_clip_has_one_clip(self) -> None:
+        assert interpolate_to_clips([0.1, 0.2], FrameGrid.middle(1, 2)).tolist() == [0.2]
+
+    @PROPERTY
+    @given(duration_clips=st.integers(1, 100), values=st.data())
+    def test_one_frame_per_clip_is_the_identity(self, duration_clips: int, values: st.DataObject) -> None:
+        curve = values.draw(npst.arrays(np.float64, duration_clips, elements=st.floats(0, 1)))
+        grid = FrameGrid.middle(2 * duration_clips, duration_clips)
+        np.testing.assert_array_equal(interpolate_to_clips(curve, grid), curve)
+
+    @PROPERTY
+    @given(
+        curve=npst.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)),
+        duration_seconds=DURATIONS,
+        layout=LAYOUTS,
+    )
+    def test_stays_between_the_extremes(self, curve: np.ndarray, duration_seconds: float, layout: Layout) -> None:
+        assume(duration_seconds < 500)
+        clips = interpolate_to_clips(curve, layout(duration_seconds, len(curve)))
+        assert clips.shape == (num_clips(duration_seconds),)
+        assert (clips >= curve.min() - 1e-12).all()
+        assert (clips <= curve.max() + 1e-12).all()
 
 
 class TestValues:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from hf_frameseg.intervals import temporal_iou
+from hf_frameseg.masks import mask_to_moments, moments_to_mask
 from hf_frameseg.metrics import evaluate_per_query
-from hf_frameseg.moments import FrameGrid, Moment, mask_to_moments, moments_to_mask
+from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import probs_of, propose_moments
 from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings

@@ -17,7 +17,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from hf_frameseg.moments import FrameGrid, Moment, mask_to_moments, moments_to_mask
+from hf_frameseg.masks import mask_to_moments, moments_to_mask
+from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals import interpolate_to_clips
 from hf_frameseg.visualization import qualitative_figure

@@ -11,9 +11,9 @@ from hf_frameseg.moments import (
     MAX_RATING,
     MAX_VIDEO_SECONDS,
     NUM_ANNOTATORS,
-    moments_from_windows,
     num_clips,
 )
+from hf_frameseg.targets import moments_from_windows
 
 QUERY_FIELDS = ("qid", "query", "duration", "vid")
 LABEL_FIELDS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")

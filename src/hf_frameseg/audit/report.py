@@ -19,11 +19,12 @@ from hf_frameseg._numbers import percent
 from hf_frameseg._text import short
 from hf_frameseg.audit.queries import AuditQuery, read_queries
 from hf_frameseg.audit.statistics import statistics_of
+from hf_frameseg.masks import mask_to_moments, moments_to_mask
 from hf_frameseg.metrics.highlight import MIN_RATINGS, highlight_average_precision, highlight_hits
 from hf_frameseg.metrics.retrieval import LENGTH_RANGES_SECONDS
 from hf_frameseg.metrics.submission import evaluate_submission
 from hf_frameseg.metrics.summary import HEADLINE_COLUMNS
-from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, Moment, mask_to_moments, moments_to_mask
+from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, Moment
 from hf_frameseg.proposals.saliency import TO_CLIPS
 from hf_frameseg.targets import frame_mask, graded_frame_targets, saliency_threshold
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import FrameGrid, Moment, as_frame_values, as_mask
+from hf_frameseg.masks import as_frame_values, as_mask
+from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.saliency import clip_saliency
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_frameseg.moments import CLIP_SECONDS, FrameGrid, as_frame_values
+from hf_frameseg.masks import as_frame_values
+from hf_frameseg.moments import CLIP_SECONDS, FrameGrid
 from hf_frameseg.proposals.windows import FrameScores, known_log_odds
 
 if TYPE_CHECKING:

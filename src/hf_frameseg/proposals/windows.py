@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_frameseg.intervals import temporal_iou
-from hf_frameseg.moments import FrameGrid, mask_to_spans
+from hf_frameseg.masks import mask_to_spans
+from hf_frameseg.moments import FrameGrid
 
 if TYPE_CHECKING:
     from hf_frameseg.proposals.settings import ProposalSettings
