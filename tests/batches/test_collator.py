@@ -148,6 +148,30 @@ def test_rows_without_annotations_make_prompts_only(make_collator: Any, make_row
         make_collator(train=False)([row])
 
 
+# Targets of objectives
+
+
+def test_asked_targets_are_padded_behind_the_frames(make_collator: Any, rows: list[dict[str, Any]]) -> None:
+    asked = {
+        "count": lambda sample: sample.mask().sum(),
+        "edges": lambda sample: np.stack([sample.grid.windows[:, 0], np.ones(sample.num_frames)], axis=1),
+        "labels_of": lambda sample: sample.frame_targets() + sample.qid,
+    }
+    plain = make_collator(train=False, label_rule="saliency>0.5", graded_targets=True)
+    collator = plain.with_targets(asked)
+    targets = collator(rows)["targets"]
+    assert targets["count"].tolist() == [2, 1]
+    assert targets["count"].dtype == torch.int64
+    assert targets["edges"].tolist() == [[[0, 1], [2, 1], [4, 1]], [[0, 1], [3, 1], [0, 0]]]
+    assert targets["edges"].dtype == torch.float32
+    assert targets["labels_of"].tolist() == [[7.0, 7.75, 7.75], [8.0, 8.75, 0.0]]  # graded, as the collator labels
+    assert plain(rows)["targets"].keys() == targets.keys() - asked.keys()
+    assert collator.with_targets({"count": len}) is collator  # what it makes already
+    assert "count" in collator.for_evaluation()(rows)["targets"]
+    prompts = make_collator(with_answer=False).with_targets(asked)(rows)
+    assert not prompts["targets"].keys() & asked.keys()
+
+
 # Time
 
 
