@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from hf_frameseg.inference import MomentRetriever
 from hf_frameseg.objectives import OBJECTIVES, Objective
 from hf_frameseg.objectives.heads import attach_heads, heads_of
+from hf_frameseg.sharing.adapter_folder import merge_and_save, save_adapter
+from hf_frameseg.sharing.adapter_repo import _written_files
 from hf_frameseg.sharing.config import FrameSegmentationConfig
 from hf_frameseg.sharing.heads import HEADS_NAME
-from hf_frameseg.sharing.loading import load_pretrained
+from hf_frameseg.sharing.loading import load_base, load_pretrained
 
 
 class Head(Objective):
@@ -106,6 +108,21 @@ def test_an_earlier_head_goes_on_and_one_that_nobody_trains_stays(folder: Path, 
         "own.linear.bias",
         "own.linear.weight",
     ]
+
+
+def test_a_merged_adapter_and_a_shared_one_keep_the_head(folder: Path, tiny_processor: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    load_pretrained(folder, objectives={"own": None})[0].save_pretrained(tmp_path / "base")
+    tiny_processor.save_pretrained(tmp_path / "base")
+    model = get_peft_model(load_base(tmp_path / "base"), LoraConfig(target_modules=["q_proj"]))
+    attach_heads(model, {"own": Head()})
+    config = FrameSegmentationConfig.load(folder)
+    save_adapter(model, tiny_processor, config, tmp_path / "adapter")
+    assert HEADS_NAME in _written_files(tmp_path / "adapter")
+    merge_and_save(tmp_path / "adapter", tmp_path / "merged", objectives={"own": Head})
+    kept = load_file(tmp_path / "merged" / HEADS_NAME)
+    assert torch.equal(kept["own.linear.weight"], model.frameseg_heads["own"].linear.weight)
 
 
 def test_a_model_without_heads_leaves_none_of_an_older_one(folder: Path, tiny_model: Any, tiny_processor: Any) -> None:
