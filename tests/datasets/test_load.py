@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hf_frameseg.datasets.load import DATASETS, builder_of, load_rows
+from hf_frameseg.datasets.load import DATASETS, builder_of, check_videos, load_rows
 from hf_frameseg.datasets.qvhighlights import QVHighlights
+from hf_frameseg.datasets.synthetic import write_dataset
 from hf_frameseg.prepared.builder import FrameDatasetBuilder
 from hf_frameseg.video.settings import FrameSettings
 
@@ -50,3 +52,18 @@ def test_what_the_builder_gets(dataset: Any, tmp_path: Path, monkeypatch: pytest
         "on_error": "skip",
     }
     assert call == (("val", 2), {"check": True})
+
+
+def test_missing_videos_are_found_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"num_train_videos": 2, "num_val_videos": 2, "num_test_videos": 0}
+    data = write_dataset(tmp_path / "data", progress=False, size_pixels=32, fps=1, **counts)
+    options = {"num_frames": 2, "frame_size": 16, "cache_dir": tmp_path / "cache"}
+    check_videos("qvhighlights", data, ("train", "val"), **options)
+    load_rows("qvhighlights", data, "train", **options)
+    monkeypatch.setattr(FrameDatasetBuilder, "load", lambda *args, **more: pytest.fail("videos were read"))
+    first = json.loads((data / "highlight_val_release.jsonl").read_text().splitlines()[0])
+    (data / "videos" / f"{first['vid']}.mp4").unlink()
+    check_videos("qvhighlights", data, ("train",), **options)
+    with pytest.raises(FileNotFoundError, match=f"no video {first['vid']}"):
+        check_videos("qvhighlights", data, ("train", "val"), **options)
+    check_videos("qvhighlights", data, ("train", "val"), on_error="skip", **options)

@@ -96,7 +96,7 @@ def check_videos(
 ) -> None:
     """Look whether all annotations and videos are there, before hours go into the videos of the first split.
 
-    Splits that are in the cache are not looked at.
+    A split that was prepared from the same files passes at once.
 
     Args:
         dataset: As for `load_rows`.
