@@ -178,8 +178,9 @@ class MomentRetriever:
 
         Args:
             video_path: Any video file.
-            grid: The frame windows when the duration is known (from annotations); None takes the file's own, cut as the
-                model was trained.
+            grid: The frame windows when the duration is known (from annotations), or those of a part of a long video,
+                as `config.frames.grid(150).part(300, 450)` gives; None takes the file's own duration, cut as the model
+                was trained.
 
         Returns:
             The frames (F, H, W, 3) with their times (F,).
@@ -192,7 +193,8 @@ class MomentRetriever:
         """Answer queries about one video.
 
         Args:
-            frames: The video, from `read`.
+            frames: The video, from `read`, or one part of it (see `proposals.merge_parts`). Frames on another pattern
+                than that of the training are taken too, with one warning.
             queries: Sentences to look for.
             vid: Name of the video, kept in the predictions.
             num_beams: Beams of this decoding; None takes the configured number.
