@@ -16,7 +16,8 @@ import pytest
 from hf_frameseg import cli
 from hf_frameseg.metrics import evaluate_submission, validate_submission
 from hf_frameseg.moments import FrameGrid
-from hf_frameseg.proposals.frames_file import write_frames_file
+from hf_frameseg.prepared.frame_columns import grid_columns
+from hf_frameseg.proposals.frames_file import read_frames_file, write_frames_file
 from hf_frameseg.proposals.prediction import to_prediction
 from hf_frameseg.proposals.settings import OWN_OPTIONS, ProposalSettings
 
@@ -143,6 +144,16 @@ def test_a_subset_is_scored_on_purpose_only(
     out = capsys.readouterr().out
     assert out.startswith("2 queries")
     assert table(out)["runs"][:3] == ["100.00", "100.00", "100.00"]
+
+
+def test_frames_of_a_part_of_a_video_are_said(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(files[0])
+    grid = FrameGrid.middle(8, 5).part(2, 10)
+    own = json.dumps({"duration_seconds": 8.0, **grid_columns(grid)})[1:-1]
+    path.write_text(path.read_text().replace('"duration_seconds": 10.0', own, 1))
+    assert read_frames_file(path)[0].grid == grid
+    assert run(files, "--decoder", "runs") == 0
+    assert "warning: 1 of 3 videos have another duration in the ground truth" in capsys.readouterr().err
 
 
 def test_another_duration_is_said(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,13 +161,13 @@ def _made_by(
 
 
 def _warn_of_durations(predictions: Sequence[FramePrediction], truth: Sequence[Mapping[str, Any]]) -> None:
-    """Say when videos last longer or shorter in the ground truth, which shifts windows and clips."""
+    """Say when frames do not cover the video of the ground truth from its start to its end: clips are then shifted."""
     annotated = {row["qid"]: row.get("duration") for row in truth}
     other = [
         prediction.qid
         for prediction in predictions
         if isinstance(annotated.get(prediction.qid), (int, float))
-        and abs(annotated[prediction.qid] - prediction.grid.duration_seconds) > 1e-6
+        and (abs(annotated[prediction.qid] - prediction.grid.end_seconds) > 1e-6 or prediction.grid.start_seconds > 0)
     ]
     if other:
         say(
