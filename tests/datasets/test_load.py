@@ -67,3 +67,43 @@ def test_missing_videos_are_found_before_any_is_read(tmp_path: Path, monkeypatch
     with pytest.raises(FileNotFoundError, match=f"no video {first['vid']}"):
         check_videos("qvhighlights", data, ("train", "val"), **options)
     check_videos("qvhighlights", data, ("train", "val"), on_error="skip", **options)
+
+
+@pytest.mark.parametrize("dataset", [None, 3, ["table"], dict])
+def test_what_is_no_data_set_is_refused(dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a data set of .* or a class of a builder, got"):
+        load_rows(dataset, tmp_path)
+
+
+def test_frames_are_settings_and_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected frames to be FrameSettings.*, got 25; pass num_frames= by its name"):
+        load_rows("qvhighlights", tmp_path, "val", 25)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("num_frame", "did you mean num_frames"),
+        ("frames_format", "did you mean frame_format"),
+        ("splits", "did you mean split"),
+        ("on_bad_window", "there are .*'on_error'"),
+        ("_annotations", "there are"),
+    ],
+)
+def test_an_unknown_option_is_named_with_what_was_meant(name: str, meant: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"^QVHighlights has no option '{name}'; {meant}"):
+        load_rows("qvhighlights", tmp_path, **{name: 1})
+
+
+@pytest.mark.parametrize("split", ["two words", "../up", "val[:3]", None, ("val",), ""])
+@pytest.mark.parametrize("dataset", ["qvhighlights", "table"])
+def test_a_split_that_no_file_can_be_named_after_is_refused_at_once(dataset: str, split: Any, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("video,query,start,end\nv,a dog,0,2\n")
+    with pytest.raises(ValueError, match="expected splits to be names such as"):
+        load_rows(dataset, tmp_path / "table.csv", split, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/*"))
+
+
+def test_letters_are_not_taken_for_splits(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected splits to be names such as .*, got 'val'"):
+        QVHighlights(data_dir=str(tmp_path), splits="val", cache_dir=str(tmp_path / "cache"))

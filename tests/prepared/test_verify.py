@@ -77,6 +77,25 @@ def test_what_is_wrong_is_said_with_the_queries_that_need_it(data_dir, num_proc)
     }
 
 
+def test_a_video_may_have_another_duration_in_another_row(data_dir, annotation, write_annotations):
+    rows = [annotation(qid=qid, vid="fine", duration=10) for qid in (20, 21)]
+    write_annotations(data_dir / "highlight_train_release.jsonl", [*rows, annotation(qid=22, vid="near", duration=6)])
+    found = verify_videos(QVHighlightsConfig(data_dir=str(data_dir)))
+    wrong = [(one.split, one.vid, one.queries) for one in found.problems if one.problem == "duration"]
+    assert wrong == [("train", "near", 1), ("val", "short", 1), ("val", "long", 1)]
+
+    class Clips(QVHighlightsConfig):
+        def read_split(self, split):
+            rows = super().read_split(split)
+            return [*rows, *[dict(row, qid=f"{row['qid']}+{more}", duration=more) for row in rows for more in (10, 50)]]
+
+    found = verify_videos(Clips(data_dir=str(data_dir), splits=("val",)))
+    counts = found.counts("val")
+    assert (found.videos, found.queries) == ({"val": 6}, {"val": 21})
+    assert counts == {"missing": (1, 6), "unreadable": (1, 3), "duration": (4, 6)}
+    assert [one.error[-9:] for one in found.problems if one.vid == "short"] == [" say 13 s", " say 50 s"]
+
+
 def test_nothing_is_decoded(data_dir, monkeypatch):
     def refuse(*args):
         raise AssertionError("decoded")

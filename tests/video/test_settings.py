@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_frameseg import MomentRetriever, load_rows
@@ -100,6 +101,21 @@ def test_what_tells_caches_apart(name: str, tmp_path: Path) -> None:
     readable = {"num_frames": "7f-native", "grid_kind": "25f-uniform-native", "frame_size": "25f-24x32px"}
     readable |= {"short_side": "25f-short24px"}
     assert changed.startswith(f"-{readable.get(name, '25f-native')}-jpeg-")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("grid_phase", 0), ("variant_offset_seconds", 2), ("duration_tolerance_seconds", 2), ("timeout_seconds", 120)],
+)
+def test_numbers_of_one_value_have_one_cache(name: str, value: int, tmp_path: Path) -> None:
+    """A command line makes 2.0 of "2"."""
+    names = set()
+    for number in (value, float(value), np.float32(value)):
+        frames = FrameSettings(**{name: number})
+        config = QVHighlightsConfig(data_dir=str(tmp_path), frames=frames, splits=())
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        names.add(config.create_config_id({}))
+    assert len(names) == 1
 
 
 def test_of_two_that_exclude_each_other_the_given_one_holds() -> None:

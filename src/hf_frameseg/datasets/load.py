@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_frameseg._options import split_choices
+from hf_frameseg._text import short
+from hf_frameseg.prepared.settings import StorageSettings
 from hf_frameseg.video.settings import FrameSettings
 
 if TYPE_CHECKING:
@@ -35,8 +40,8 @@ def builder_of(name: str) -> type[FrameDatasetBuilder]:
     Raises:
         ValueError: If there is no such data set.
     """
-    if name not in DATASETS:
-        raise ValueError(f"expected a data set of {list(DATASETS)} or a class of a builder, got {name!r}")
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"expected a data set of {list(DATASETS)} or a class of a builder, got {short(name)}")
     module, builder = DATASETS[name]
     return getattr(import_module(f"hf_frameseg.datasets.{module}"), builder)
 
@@ -58,7 +63,7 @@ def load_rows(
     Args:
         dataset: A key of `DATASETS`, or a class of a builder.
         data_dir: Folder with the files that the module of the data set lists; for "table" the file of the queries.
-        split: "train", "val" or "test", as far as the data set has them. A table is one split, under any name.
+        split: "train", "val" or "test", as far as the data set has them. A table is one split, under any word.
         frames: Which frames stand for a video, at what size, and how files are read; None takes the paper's.
         frame_format: "jpeg" (quality 95) or "raw" (uint8, for small frames).
         cache_dir: Where prepared data is kept; None takes the cache of `datasets`.
@@ -77,6 +82,7 @@ def load_rows(
         AnnotationError: If an annotation is wrong; the message names the file and the place in it.
         VideoReadError: If (with `on_error="raise"`) a video cannot be read.
         ValueError: If there is no such data set, or an argument is out of range.
+        TypeError: If there is no such option.
 
     Example:
         ::
@@ -126,8 +132,11 @@ def _builder(
     **options: Any,
 ) -> FrameDatasetBuilder:
     """Return the builder of one split."""
-    build = builder_of(dataset) if isinstance(dataset, str) else dataset
+    build = dataset if isinstance(dataset, type) else builder_of(dataset)
+    if not isinstance(frames, FrameSettings | None):
+        raise ValueError(f"expected frames to be FrameSettings(...), got {short(frames)}; pass num_frames= by its name")
     choices, others = split_choices(options, FrameSettings)
+    _check_options(build, others)
     return build(
         cache_dir=None if cache_dir is None else str(cache_dir),
         data_dir=str(data_dir),
@@ -135,3 +144,19 @@ def _builder(
         frames=(frames or FrameSettings()).changed(**choices),
         **others,
     )
+
+
+def _check_options(build: type[FrameDatasetBuilder], options: Mapping[str, Any]) -> None:
+    """Refuse options that neither the builder nor its config has, and say what was meant."""
+    from datasets import BuilderConfig, DatasetBuilder
+
+    config = getattr(build, "BUILDER_CONFIG_CLASS", None)
+    if not (isinstance(config, type) and issubclass(config, StorageSettings)):
+        raise ValueError(f"expected a data set of {list(DATASETS)} or a class of a builder, got {short(build)}")
+    own = {one.name for one in (*fields(config), *fields(FrameSettings)) if one.init}
+    known = {*own, *signature(DatasetBuilder).parameters, *signature(build).parameters} - {"splits"}
+    listed = sorted(own - {one.name for one in fields(BuilderConfig)})
+    for name in sorted(options.keys() - known):
+        close = get_close_matches(name, [*listed, "split", "num_proc"], n=1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {listed}"
+        raise TypeError(f"{build.__name__} has no option {short(name)}; {meant}")

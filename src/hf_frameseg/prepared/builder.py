@@ -53,6 +53,7 @@ from hf_frameseg.prepared.report import FAILURES_FILE, Failure, Findings, Video,
 from hf_frameseg.targets import ANNOTATED_SALIENCY
 from hf_frameseg.video.file import VideoReadError
 from hf_frameseg.video.settings import FrameSettings
+from hf_frameseg.video.worker import check_num_processes
 
 LABELS = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
 
@@ -195,6 +196,7 @@ class FrameDatasetBuilder(CachedBuilder):
 
     def _decode(self, num_proc: int | None) -> None:
         """Decode the videos that are not finished yet."""
+        check_num_processes("num_proc", num_proc)
         self._jobs = None
         jobs, parts = self.plan(), self.parts()
         self.refuse_missing()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from hf_frameseg.video.settings import FrameSettings
 
 ON_ERROR = ("raise", "skip", "blank")
 """What to do about a missing or unreadable video."""
+
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+"""What a split may be called; files are named after it."""
 
 
 @dataclass
@@ -63,6 +67,12 @@ class FrameDatasetConfig(StorageSettings, datasets.BuilderConfig):
             raise ValueError(f"expected on_error to be one of {list(ON_ERROR)}, got {self.on_error!r}")
         if self.data_dir is None:
             raise ValueError("data_dir is missing; pass the folder that holds the annotation files and videos/")
+        names = () if self.splits is None else self.splits  # a text would be taken for its letters
+        if isinstance(names, str) or not all(isinstance(one, str) and SPLIT_NAME.fullmatch(one) for one in names):
+            raise ValueError(
+                f"expected splits to be names such as ('train', 'val'), got {short(self.splits)}; of slices, load the "
+                "whole split and select rows of it"
+            )
 
     def split_names(self) -> tuple[str, ...]:
         """Return the splits whose annotations are there; a data set overrides this.

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,11 @@ class Verification:
         Returns:
             Each of `PROBLEMS` -> (videos, queries).
         """
-        found = {kind: [one for one in self.problems if (one.split, one.problem) == (split, kind)] for kind in PROBLEMS}
-        return {kind: (len(some), sum(one.queries for one in some)) for kind, some in found.items()}
+        counts = {}
+        for kind in PROBLEMS:
+            found = [one for one in self.problems if (one.split, one.problem) == (split, kind)]
+            counts[kind] = (len({one.vid for one in found}), sum(one.queries for one in found))
+        return counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: `splits` with the counts, and `problems`."""
@@ -108,59 +112,58 @@ def verify_videos(config: FrameDatasetConfig, num_proc: int | None = None, progr
                 print(problem.vid, problem.error, problem.queries)
     """
     rows = {split: config.annotations(split) for split in config.prepared_splits()}
-    queries = {split: Counter(row["vid"] for row in of_split) for split, of_split in rows.items()}
-    durations = {row["vid"]: float(row["duration"]) for of_split in rows.values() for row in of_split}
-    found, missing = config.videos().locate(durations)
-    problems = {vid: ("missing", reason) for vid, reason in missing.items()}
-    problems |= _check_files(found, durations, config, num_proc, progress)
-    files = {vid: file.name for vid, file in found.items()}
-    return Verification(
-        {split: len(counts) for split, counts in queries.items()},
-        {split: len(of_split) for split, of_split in rows.items()},
-        tuple(
-            VideoProblem(split, vid, files.get(vid), *problems[vid], count)
-            for split, counts in queries.items()
-            for vid, count in counts.items()
-            if vid in problems
-        ),
-    )
+    vids = {split: list(dict.fromkeys(row["vid"] for row in of_split)) for split, of_split in rows.items()}
+    found, missing = config.videos().locate(dict.fromkeys(chain(*vids.values())))
+    lengths, unreadable = _probe_files(found, config, num_proc, progress)
+    lost = {vid: ("missing", reason) for vid, reason in missing.items()}
+    lost |= {vid: ("unreadable", reason) for vid, reason in unreadable.items()}
+    problems = []
+    for split, of_split in rows.items():
+        # A video may have another duration in another row; its file is there for all of them, or for none.
+        queries = Counter((row["vid"], None if row["vid"] in lost else float(row["duration"])) for row in of_split)
+        for (vid, annotated), count in queries.items():
+            name = found[vid].name if vid in found else None
+            if annotated is None:
+                problems.append(VideoProblem(split, vid, name, *lost[vid], count))
+            elif abs(lengths[vid] - annotated) > config.frames.duration_tolerance_seconds:
+                said = f"the file lasts {lengths[vid]:.2f} s, the annotations say {annotated:g} s"
+                error = f"{printable(Path(found[vid].name).name)}: {said}"
+                problems.append(VideoProblem(split, vid, name, "duration", error, count))
+    counts = ({split: len(some) for split, some in of_splits.items()} for of_splits in (vids, rows))
+    return Verification(*counts, tuple(problems))
 
 
-def _check_files(
-    found: Mapping[str, VideoFile],
-    durations: Mapping[str, float],
-    config: FrameDatasetConfig,
-    num_proc: int | None,
-    progress: bool,
-) -> dict[str, tuple[str, str]]:
-    """Return vid -> (problem, what is wrong)."""
+def _probe_files(
+    found: Mapping[str, VideoFile], config: FrameDatasetConfig, num_proc: int | None, progress: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return vid -> how long its file lasts, and vid -> why it cannot be read."""
     from datasets.utils import tqdm
 
     num_proc = check_num_processes("num_proc", num_proc)
-    problems: dict[str, tuple[str, str]] = {}
+    lengths: dict[str, float] = {}
+    unreadable: dict[str, str] = {}
     files = list(found.values())
     bar = tqdm(total=len(files), desc="Checking videos", unit=" videos", disable=not progress)
     with bar, tempfile.TemporaryDirectory() as folder:
 
-        def check(item: tuple[int, VideoFile]) -> tuple[str, str] | None:
-            return _check(item[1], durations[item[1].vid], config, Path(folder))
+        def probe(item: tuple[int, VideoFile]) -> float | str:
+            return _probe(item[1], config, Path(folder))
 
-        for (_, file), problem in run_threads(check, unpack_in_order(files, Path(folder)), num_proc):
+        for (_, file), result in run_threads(probe, unpack_in_order(files, Path(folder)), num_proc):
             bar.update()
-            if problem is not None:
-                problems[file.vid] = problem
-    return problems
+            if isinstance(result, str):
+                unreadable[file.vid] = result
+            else:
+                lengths[file.vid] = result
+    return lengths, unreadable
 
 
-def _check(file: VideoFile, duration: float, config: FrameDatasetConfig, scratch: Path) -> tuple[str, str] | None:
-    """Return what is wrong with one file, if anything."""
+def _probe(file: VideoFile, config: FrameDatasetConfig, scratch: Path) -> float | str:
+    """Return how long a file lasts, or why it cannot be read."""
     try:
         with file.on_disk(scratch) as path:
-            found = probe_duration(path, timeout_seconds=config.frames.timeout_seconds)
+            return probe_duration(path, timeout_seconds=config.frames.timeout_seconds)
     except VideoReadError as error:
-        return "unreadable", str(error)
+        return str(error)
     except OSError as error:
-        return "unreadable", printable(f"{file.name}: {error.strerror or error}")
-    if abs(found - duration) <= config.frames.duration_tolerance_seconds:
-        return None
-    return "duration", f"{printable(path.name)}: the file lasts {found:.2f} s, the annotations say {duration:g} s"
+        return printable(f"{file.name}: {error.strerror or error}")

@@ -25,6 +25,7 @@ import numpy as np
 import datasets
 from hf_frameseg._files import replace_folder, restore_folder
 from hf_frameseg.prepared.cache import exclusive
+from hf_frameseg.prepared.config import SPLIT_NAME
 
 SHARD_BYTES = 500_000_000
 """Size of a shard, as in `Dataset.push_to_hub`."""
@@ -35,8 +36,7 @@ GROUP_BYTES = 16_000_000
 _MIN_GROUPS = 16  # per split: with one group every epoch would have the same order
 _DICTIONARY_BYTES = 2**40  # no limit: a column whose dictionary outgrows it repeats its values
 _COLUMNS = ("qid", "vid", "query", "duration_seconds", "frames", "frame_shape")
-_SPLIT_NAME = r"\w+(\.\w+)*"
-_SHARD_NAME = re.compile(rf"(?P<split>{_SPLIT_NAME})-(?P<index>\d{{5}})-of-(?P<total>\d{{5}})\.parquet")
+_SHARD_NAME = re.compile(rf"(?P<split>{SPLIT_NAME.pattern})-(?P<index>\d{{5}})-of-(?P<total>\d{{5}})\.parquet")
 
 
 def save_shards(
@@ -66,7 +66,7 @@ def save_shards(
         ValueError: If there are no rows, a column is missing, or the split has no name.
     """
     split = split or (str(dataset.split) if dataset.split is not None else None)
-    if split is None or not re.fullmatch(_SPLIT_NAME, split):
+    if split is None or not SPLIT_NAME.fullmatch(split):
         raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
     if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
         raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")

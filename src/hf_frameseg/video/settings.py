@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from hf_frameseg._numbers import is_number, is_whole
-from hf_frameseg._options import setting
+from hf_frameseg._options import options_of, setting
 from hf_frameseg._text import short
 from hf_frameseg.moments import CLIP_SECONDS, MAX_GRID_FRAMES, FrameGrid
 from hf_frameseg.video.file import MAX_FRAME_PIXELS, MAX_FRAME_SIDE
@@ -89,6 +89,9 @@ class FrameSettings:
         """Check every value, whatever it is: some come from the files of others."""
         if isinstance(self.frame_size, list):  # JSON knows no tuples
             object.__setattr__(self, "frame_size", tuple(self.frame_size))
+        for option in options_of(type(self)):  # 2 and 2.0 seconds are equal: one cache, whoever wrote them
+            if option.type is float and is_number(value := getattr(self, option.name)):
+                object.__setattr__(self, option.name, float(value))
         whole = f"to be a whole number of at least 1 and at most {MAX_GRID_FRAMES}"
         self._need("num_frames", is_whole(self.num_frames, 1, MAX_GRID_FRAMES), whole)
         self._check_grid()
