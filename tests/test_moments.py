@@ -215,13 +215,18 @@ class TestFrameGrid:
             ([1, 1], "leave out doubled ones"),
             ([math.nan], "finite times"),
             ([], r"times of shape \(F,\), F >= 1, in seconds, got shape \(0,\)"),
-            ([-1, 2], "inside its window, got frame 0 at -1 s"),
-            ([1, 11], "inside its window, got frame 1 at 11 s|edges that ascend"),
+            ([-1, 2], "inside the video, from 0 to 10.0 s, got -1.0"),
+            ([1, 11], "inside the video, from 0 to 10.0 s, got 11.0"),
+            (np.float32([1, 10.00001]), "inside the video, from 0 to 10.0 s, got 10.0000"),
         ],
     )
     def test_times_that_make_no_grid_are_refused(self, times: list, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             FrameGrid.from_times(times, 10)
+
+    def test_an_end_that_was_rounded_up_is_the_end(self) -> None:
+        assert float(np.float32(10.1)) > 10.1
+        assert FrameGrid.from_times(np.linspace(0, 10.1, 5, dtype=np.float32), 10.1).times[-1] == 10.1
 
 
 class TestPart:

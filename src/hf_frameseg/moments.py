@@ -217,7 +217,8 @@ class FrameGrid:
         """Make the grid of given samples: windows meet midway between neighbours, the outer ones reach the ends.
 
         Args:
-            times: When each frame is sampled, in seconds from 0 to T, strictly ascending, shape (F,).
+            times: When each frame is sampled, in seconds from 0 to T, strictly ascending, shape (F,). A last time that
+                is T as far as its type can say (float32 rounds 10.1 up) is T.
             duration_seconds: Length T of the video in seconds.
 
         Raises:
@@ -233,6 +234,14 @@ class FrameGrid:
             raise ValueError(f"expected times of shape (F,), F >= 1, in seconds, got shape {array.shape}")
         if not (np.isfinite(array).all() and (np.diff(array) > 0).all()):
             raise ValueError("expected finite times that ascend, in seconds; sort them and leave out doubled ones")
+        given = np.asarray(times)
+        if given.dtype.kind == "f" and given[-1] == given.dtype.type(seconds):
+            array[-1] = seconds
+        if array[0] < 0 or array[-1] > seconds:
+            odd = array[0] if array[0] < 0 else array[-1]
+            raise ValueError(
+                f"expected times inside the video, from 0 to {seconds!r} s, got {odd.item()!r}; leave out such frames"
+            )
         return cls(array, np.concatenate([[0.0], (array[:-1] + array[1:]) / 2, [seconds]]))
 
     def part(self, start_seconds: float, end_seconds: float) -> FrameGrid:

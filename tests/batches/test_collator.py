@@ -492,3 +492,49 @@ def test_missing_column_is_refused(make_collator: Any, rows: Any) -> None:
 def test_bad_arguments_are_refused(make_collator: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_collator(**kwargs)
+
+
+# ---- Targets of objectives -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda sample: np.zeros(3, int) if sample.qid == 1 else np.full(3, 0.5), torch.tensor([[0.0] * 3, [0.5] * 3])),
+        (lambda sample: 0 if sample.qid == 1 else 0.5, torch.tensor([0.0, 0.5])),
+        (lambda sample: sample.qid == 1 or 2, torch.tensor([1, 2])),
+        (lambda sample: np.full(3, 7, np.uint16), torch.full((2, 3), 7)),
+        (lambda sample: torch.full((3,), 0.5, dtype=torch.bfloat16, requires_grad=True), torch.full((2, 3), 0.5)),
+    ],
+)
+def test_a_target_has_the_type_that_holds_all_its_rows(
+    read: Any, expected: torch.Tensor, make_collator: Any, make_row: Any
+) -> None:
+    rows = [make_row(qid, num_frames=3) for qid in (1, 2)]
+    found = make_collator().with_targets({"own": read})(rows)["targets"]["own"]
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda sample: None, "qid 1: expected the target 'own' to be an array of numbers, got None"),
+        (lambda sample: "abc", "got 'abc'"),
+        (lambda sample: {"a": 1}, "got {'a': 1}"),
+        (lambda sample: [[1], [1], [1, 2]], "the target 'own' to be an array of numbers"),
+        (lambda sample: np.ones(3, complex), "numbers are needed, not complex128"),
+        (
+            lambda sample: np.ones((3, sample.qid)),
+            r"one shape behind the frames in all rows, got \[\(3, 1",
+        ),
+        (lambda sample: 1.0 if sample.qid == 1 else np.ones(3), r"one shape .* got \[\(\), \(3,\)\]"),
+    ],
+)
+def test_targets_that_are_no_numbers_or_do_not_fit_are_named(
+    read: Any, message: str, make_collator: Any, make_row: Any
+) -> None:
+    rows = [make_row(qid, num_frames=3) for qid in (1, 2)]
+    with pytest.raises(ValueError, match=message) as caught:
+        make_collator().with_targets({"own": read})(rows)
+    assert "\n" not in str(caught.value)

@@ -57,7 +57,10 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
 
     class Retriever:
         @classmethod
-        def from_pretrained(cls, path: str | None, *, proposals: ProposalSettings, **reading: str | float) -> Retriever:
+        def from_pretrained(
+            cls, path: str | None, *, proposals: ProposalSettings, model_kwargs: dict, **reading: str | float
+        ) -> Retriever:
+            assert model_kwargs == {"heads": False}
             calls["load"].append(path)
             calls["reading"].append(reading)
             calls["decoder"].append(proposals.decoder)

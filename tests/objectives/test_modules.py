@@ -112,6 +112,22 @@ def test_what_is_no_objective_is_refused(kind: object) -> None:
         make_objectives([], {}, {"mine": kind})
 
 
+def test_what_an_objective_raises_itself_is_not_blamed_on_its_settings() -> None:
+    class Broken(FrameObjective):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = None + 1
+
+    class Unready(FrameObjective):
+        def __init__(self) -> None:
+            self.weight = 1
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        make_objectives(["mine"], {}, {"mine": Broken})
+    with pytest.raises(TypeError, match=r"'mine' has an __init__ that must begin with super\(\).__init__\(\)"):
+        make_objectives(["mine"], {}, {"mine": Unready})
+
+
 def test_targets_are_asked_for_once() -> None:
     class Count(Objective):
         targets = {"count": len}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -129,3 +132,48 @@ def test_a_model_without_heads_leaves_none_of_an_older_one(folder: Path, tiny_mo
     config = FrameSegmentationConfig.load(folder)
     MomentRetriever(tiny_model, tiny_processor, config).save_pretrained(folder)
     assert not (folder / HEADS_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda head: {name: value * torch.nan for name, value in head.items()}, "own.linear.weight with nan or inf"),
+        (lambda head: {name: value.long() for name, value in head.items()}, r"as torch.int64, expected torch.float32"),
+        (lambda head: {name: value.to(torch.complex64) for name, value in head.items()}, "as torch.complex64"),
+    ],
+)
+def test_numbers_that_no_training_leaves_are_refused(folder: Path, damage: Any, message: str) -> None:
+    save_file(damage(load_file(folder / HEADS_NAME)), folder / HEADS_NAME)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder, objectives={"own": Head})
+
+
+@pytest.mark.parametrize("content", [b"", pickle.dumps(Path), struct.pack("<Q", 2**60) + b"{}", None])
+def test_a_damaged_file_is_refused_like_the_models_own(folder: Path, content: bytes | None) -> None:
+    (folder / HEADS_NAME).unlink()
+    if content is None:
+        (folder / HEADS_NAME).symlink_to("nothing")
+    else:
+        (folder / HEADS_NAME).write_bytes(content)
+    expected = f"{HEADS_NAME} is (no file|cut or damaged .*copy or download it again)"
+    with pytest.raises(ValueError, match=expected) as caught:
+        load_pretrained(folder, objectives={"own": Head})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["own", ["own"], {"own": "Head"}, {"own": lambda: Head()}])
+def test_what_is_no_objective_is_not_blamed_on_the_model(folder: Path, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected objectives by name|'own' must be an Objective or a class of them"):
+        load_pretrained(folder, objectives=given)
+
+
+def test_a_command_asks_a_model_whose_heads_it_does_not_know(
+    folder: Path, tmp_path: Path, write_video: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hf_frameseg.cli import main
+
+    assert heads_of(load_pretrained(folder, heads=False)[0]) == {}
+    video = tmp_path / "video.mp4"
+    write_video(video, np.arange(50) * 100)
+    assert main(["predict", str(video), "a red circle", "--model", str(folder)]) == 0
+    assert "a red circle" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,78 @@ def test_targets_of_another_length_are_refused(make_trainer: Any, rows: Rows) ->
     trainer = make_trainer(rows, objectives={"odd": Odd()}, loss_weights={"odd": 1})
     with pytest.raises(ValueError, match=r"the target 'odd' to have one entry for each of the 4 frames first"):
         trainer.data_collator(rows)
+
+
+def test_a_target_that_the_collator_does_not_make_is_named(make_trainer: Any, rows: Rows) -> None:
+    collator = make_trainer(rows).data_collator
+    given = {"data_collator": lambda rows: collator(rows), "processing_class": collator.processor}
+    trainer = make_trainer(rows, **OPTIONS, **given)
+    with pytest.raises(ValueError, match="'count' needs the target 'count', which the collator does not make: take a"):
+        trainer.train()
+
+
+class Remembering(Scalar):
+    """Hold something from step to step, and on the device of the model."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.steps = start
+        self.register_buffer("weight", torch.ones(2))
+
+    def loss(self, frame_logits: Any, target: Any, valid: Any = None) -> torch.Tensor:
+        self.steps += 1
+        return (frame_logits * self.weight).mean(dim=(1, 2))
+
+
+def test_an_objective_stays_the_same_from_step_to_step(make_trainer: Any, rows: Rows) -> None:
+    trainer = make_trainer(rows, objectives={"mine": Remembering}, loss_weights={"mine": 1}, max_steps=3)
+    trainer.train()
+    assert trainer.objectives["mine"].steps == 3
+    trainer.args.loss_options = {"mine": {"start": 7}}
+    assert trainer.objectives["mine"].steps == 7
+    assert trainer.objectives["mine"].weight.device == trainer.args.device
+
+
+class PartlyFrozen(Count):
+    """Read the hidden states through numbers that are not learnt."""
+
+    def build(self, hidden_size: int) -> None:
+        super().build(hidden_size)
+        self.fixed = torch.nn.Parameter(torch.ones(hidden_size), requires_grad=False)
+        self.places = torch.nn.Parameter(torch.arange(2), requires_grad=False)
+
+    def forward(self, answer: Any, targets: Any) -> torch.Tensor:
+        return super().forward(replace(answer, hidden_states=answer.hidden_states * self.fixed), targets)
+
+
+def test_what_a_head_froze_itself_stays_frozen(make_trainer: Any, rows: Rows, tiny_model: Any) -> None:
+    trainer = make_trainer(rows, **{**OPTIONS, "objectives": {"count": PartlyFrozen}})
+    trainer.train()
+    head = trainer.model.frameseg_heads["count"]
+    assert torch.equal(head.fixed, torch.ones_like(head.fixed))
+    assert {name for name, value in head.named_parameters() if value.requires_grad} == {
+        "linear.weight",
+        "linear.bias",
+    }
+    attach_heads(trainer.model, {})  # nobody trains it now
+    assert not any(value.requires_grad for value in head.parameters())
+    attach_heads(trainer.model, {"count": head})
+    assert sum(value.requires_grad for value in head.parameters()) == 2
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "keys", "training", 3])
+def test_a_head_of_a_name_that_no_module_can_have_is_refused(name: Any, make_trainer: Any, rows: Rows) -> None:
+    with pytest.raises(ValueError, match=f"the objective {name!r} has a head, and torch keeps this name"):
+        make_trainer(rows, objectives={name: Count}, loss_weights={"lm": 0.9, name: 0.1})
+
+
+def test_no_head_is_missed_in_the_models_own_file(
+    make_trainer: Any, rows: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(rows, **OPTIONS, save_strategy="steps", save_steps=1).train()
+    again = make_trainer(rows, **OPTIONS, max_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    again._issue_warnings_after_load(torch.nn.modules.module._IncompatibleKeys(["frameseg_heads.count.x", "lost"], []))
+    assert [record.getMessage() for record in caplog.records if "missing keys" in record.getMessage()] == [
+        "There were missing keys in the checkpoint model loaded: ['lost']."
+    ]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from hf_frameseg._text import short
 from hf_frameseg.annotations.schema import qid_seed
 from hf_frameseg.batches.encoding import TARGETS, append_answers, encode_prompts
 from hf_frameseg.batches.prompt_template import PromptTemplate
@@ -224,13 +225,13 @@ class FrameSegmentationCollator:
         for name, read in self.targets.items():
             if name == "frame_targets":
                 continue
-            values = [np.asarray(read(sample)) for sample in samples]
-            for sample, value in zip(samples, values, strict=True):
-                if value.ndim and len(value) != sample.num_frames:
-                    raise ValueError(
-                        f"qid {sample.qid}: expected the target {name!r} to have one entry for each of the "
-                        f"{sample.num_frames} frames first, or to be a number, got shape {value.shape}"
-                    )
+            values = [_as_target(read(sample), name, sample) for sample in samples]
+            shapes = {value.shape[1:] if value.ndim else None for value in values}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"expected the target {name!r} to have one shape behind the frames in all rows, got "
+                    f"{sorted({value.shape for value in values})}: fill the smaller ones up"
+                )
             found[name] = _collate(values)
         return found
 
@@ -242,7 +243,29 @@ class FrameSegmentationCollator:
         return np.where(replaced, rng.integers(2, size=mask.shape).astype(bool), mask)
 
 
+def _as_target(value: Any, name: str, sample: Sample) -> np.ndarray:
+    """Return a target of a row as an array of numbers whose first axis is the frames, or as a single number."""
+    try:
+        value = value.detach().cpu() if isinstance(value, torch.Tensor) else value
+        array = np.asarray(value.float() if getattr(value, "dtype", None) == torch.bfloat16 else value)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"numbers are needed, not {array.dtype}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"qid {sample.qid}: expected the target {name!r} to be an array of numbers, got {short(value)} ({error})"
+        ) from None
+    if array.ndim and len(array) != sample.num_frames:
+        raise ValueError(
+            f"qid {sample.qid}: expected the target {name!r} to have one entry for each of the "
+            f"{sample.num_frames} frames first, or to be a number, got shape {array.shape}"
+        )
+    return array
+
+
 def _collate(values: list[np.ndarray]) -> torch.Tensor:
-    """Stack values of rows; those with fewer frames are filled up at the end with zeros."""
-    tensors = [torch.from_numpy(np.array(value, np.float32 if value.dtype.kind == "f" else None)) for value in values]
+    """Stack values of rows, all of the type that holds each; those with fewer frames are filled up with zeros."""
+    kind = np.result_type(*values)
+    if kind.kind in "uf":  # torch computes little with unsigned numbers of more than a byte
+        kind = np.dtype(np.float32 if kind.kind == "f" else np.uint8 if kind.itemsize == 1 else np.int64)
+    tensors = [torch.from_numpy(np.array(value, kind)) for value in values]
     return pad_sequence(tensors, batch_first=True) if tensors[0].ndim else torch.stack(tensors)

@@ -85,7 +85,12 @@ def run(options: argparse.Namespace) -> None:
     if not options.debug:
         set_verbosity_error()  # a model that is refused is reported in one line, not in several
     with usable(options.model or TINY_MODEL, asked=True):
-        retriever = MomentRetriever.from_pretrained(options.model, proposals=proposals, **reading)
+        retriever = MomentRetriever.from_pretrained(
+            options.model,
+            proposals=proposals,
+            model_kwargs={"heads": False},  # no readout of a command needs them, nor are their classes known here
+            **reading,
+        )
     frames = retriever.read(options.video)
     with usable(options.model or TINY_MODEL, asked=True):
         predictions = retriever.predict(frames, options.queries, vid=options.video.stem, num_beams=options.num_beams)

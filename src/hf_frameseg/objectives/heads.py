@@ -35,8 +35,8 @@ def attach_heads(
     """Make the heads of objectives and hang them on a model.
 
     A head that hangs on the model under the same name already, as after loading, gives its values to the new one. One
-    of another name stays, and is not trained. The model's own files stay as they are: `save_pretrained` of transformers
-    and PEFT leaves heads out.
+    of another name stays, and is not trained. Parameters that were made without a gradient stay frozen. The model's
+    own files stay as they are: `save_pretrained` of transformers and PEFT leaves heads out.
 
     Args:
         model: A model of transformers, wrapped by PEFT or not; not yet by DDP or FSDP.
@@ -48,12 +48,15 @@ def attach_heads(
         The objectives with heads.
 
     Raises:
-        ValueError: If the size of the model's hidden states is not known, or an earlier head has another shape.
+        ValueError: If the size of the model's hidden states is not known, an earlier head has another shape, or torch
+            takes no module of that name.
     """
     earlier = heads_of(model)
     own = {name: objective for name, objective in objectives.items() if needs_head(objective)}
-    for head in earlier.values():
-        head.requires_grad_(False)
+    _check_names(own)
+    for name, head in earlier.items():
+        if own.get(name) is not head:
+            _set_trained(head, False)
     if not own:
         return {}
     size, state = hidden_size_of(model), torch.get_rng_state()
@@ -69,9 +72,28 @@ def attach_heads(
             values = earlier[name].state_dict()
             check_head(objective, {key: value.shape for key, value in values.items()}, name)
             objective.load_state_dict(values)
-        objective.requires_grad_(True)
+        _set_trained(objective, True)
     _hang(model, {**earlier, **own})
     return own
+
+
+def _check_names(names: Mapping[str, Objective]) -> None:
+    """Refuse names that a module cannot have, or that could not be told from what stands behind them in a file."""
+    for name in names:
+        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name) or name == "training":
+            raise ValueError(
+                f"the objective {name!r} has a head, and torch keeps this name for itself or cannot read it: choose "
+                "another name, without a dot"
+            )
+
+
+def _set_trained(head: Objective, trained: bool) -> None:
+    """Let a head be trained or not, but for the parameters that it was made with frozen."""
+    if not hasattr(head, "_made_frozen"):
+        head._made_frozen = {key for key, parameter in head.named_parameters() if not parameter.requires_grad}
+    for key, parameter in head.named_parameters():
+        if key not in head._made_frozen:
+            parameter.requires_grad_(trained)
 
 
 def hidden_size_of(model: nn.Module) -> int:

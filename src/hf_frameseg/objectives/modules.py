@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -145,13 +146,16 @@ def make_objectives(
     for name, kind in known.items():
         if isinstance(kind, type) and issubclass(kind, Objective):
             try:
-                kind = kind(**options.get(name, {}))
+                inspect.signature(kind).bind(**options.get(name, {}))
             except TypeError as error:
-                raise ValueError(f"loss_options for {name!r}: {error}.") from None
+                raise ValueError(f"loss_options for {name!r}: {kind.__name__} {error}.") from None
+            kind = kind(**options.get(name, {}))
         elif options.get(name):
             raise ValueError(f"loss_options for {name!r}: it was given as an object; give its settings to that.")
         if not isinstance(kind, Objective):
             raise TypeError(f"objective {name!r} must be an Objective or a class of them, got {kind!r}.")
+        if "_parameters" not in vars(kind):
+            raise TypeError(f"objective {name!r} has an __init__ that must begin with super().__init__().")
         if name in names:
             made[name] = kind
     return made

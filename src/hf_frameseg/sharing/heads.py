@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_frameseg._text import printable
+from hf_frameseg._text import printable, short
+from hf_frameseg.sharing.model_folder import tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +60,26 @@ def save_heads(model: nn.Module, folder: str | Path, state: Mapping[str, Tensor]
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def given_objectives(objectives: object) -> dict[str, Objective | type[Objective] | None]:
+    """Return the objectives that somebody gave for the heads of a model.
+
+    Args:
+        objectives: By name; None for none.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    from hf_frameseg.objectives import Objective
+
+    if objectives is not None and not isinstance(objectives, Mapping):
+        raise TypeError(f"expected objectives by name, such as {{'own': Own}}, got {short(objectives)}")
+    for name, one in (objectives or {}).items():
+        is_class = isinstance(one, type) and issubclass(one, Objective)
+        if not (one is None or is_class or isinstance(one, Objective)):
+            raise TypeError(f"objective {name!r} must be an Objective or a class of them, got {short(one)}")
+    return dict(objectives or {})
+
+
 def load_heads(
     model: nn.Module, folder: str | Path, objectives: Mapping[str, Objective | type[Objective] | None] | None = None
 ) -> None:
@@ -69,22 +92,24 @@ def load_heads(
             the place of one leaves its head out.
 
     Raises:
-        ValueError: If a head belongs to no known objective, or does not fit it; or an objective of a training has no
-            head in the file.
+        ValueError: If the file is cut or damaged, or holds what is no weight; if a head belongs to no known objective,
+            or does not fit it; or an objective of a training has no head in the file.
+        TypeError: If what is given is no objective.
     """
-    path, given = Path(folder) / HEADS_NAME, dict(objectives or {})
-    if not path.is_file():
+    path, given = Path(folder) / HEADS_NAME, given_objectives(objectives)
+    if not os.path.lexists(path):
         _refuse_missing({name for name, objective in given.items() if _is_attached(model, name, objective)}, folder)
         return
     from safetensors import safe_open
 
     from hf_frameseg.objectives.heads import attach_heads, check_head
 
+    names = sorted(tensor_shapes(path))
     with safe_open(path, framework="pt") as file:
-        names = sorted(file.keys())  # noqa: SIM118
         owners = sorted({name.partition(".")[0] for name in names})
         _refuse_missing({n for n in set(given) - set(owners) if _is_attached(model, n, given[n])}, folder)
         made = {name: one for name in owners if (one := _objective(name, given, path)) is not None}
+        in_training = {name for name, objective in made.items() if _is_attached(model, name, objective)}
         attach_heads(model, made)
         for name, objective in made.items():
             prefix = f"{name}."
@@ -92,8 +117,25 @@ def load_heads(
                 key.removeprefix(prefix): file.get_slice(key).get_shape() for key in names if key.startswith(prefix)
             }
             check_head(objective, shapes, name)
-            objective.load_state_dict({key: file.get_tensor(prefix + key) for key in shapes})
+            values = {key: file.get_tensor(prefix + key) for key in shapes}
+            if name not in in_training:  # one that has diverged may end as it likes
+                _check_values(values, objective, name)
+            objective.load_state_dict(values)
             objective.train(model.training)
+
+
+def _check_values(values: Mapping[str, Tensor], objective: Objective, name: str) -> None:
+    """Refuse numbers of another kind than the head's, which would be rounded without a word, and those that are none.
+
+    Buffers may hold what they like: a running minimum begins with inf.
+    """
+    parameters = dict(objective.named_parameters())
+    for key, own in objective.state_dict().items():
+        value, shown = values[key], printable(f"{name}.{key}")
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex() != own.is_complex():
+            raise ValueError(f"{HEADS_NAME} holds {shown} as {value.dtype}, expected {own.dtype}: save the head again")
+        if key in parameters and value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{HEADS_NAME} holds {shown} with nan or inf: take the head of an earlier checkpoint")
 
 
 def _objective(name: str, given: Mapping[str, Objective | type[Objective] | None], path: Path) -> Objective | None:
@@ -103,9 +145,11 @@ def _objective(name: str, given: Mapping[str, Objective | type[Objective] | None
     kind = given[name] if name in given else OBJECTIVES.get(name, "unknown")
     if isinstance(kind, type):
         try:
-            return kind()
+            inspect.signature(kind).bind()
         except TypeError:
             kind = "unknown"
+        else:
+            return kind()
     if kind == "unknown":
         shown = printable(name)
         raise ValueError(

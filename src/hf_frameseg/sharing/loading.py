@@ -17,7 +17,7 @@ from hf_frameseg._files import restore_folder
 from hf_frameseg._text import printable
 from hf_frameseg.sharing.adapter_loading import check_tensors, lora_config_from, put_onto
 from hf_frameseg.sharing.config import CONFIG_NAME, TINY_BASE, TINY_MODEL, FrameSegmentationConfig
-from hf_frameseg.sharing.heads import HEADS_NAME, load_heads
+from hf_frameseg.sharing.heads import HEADS_NAME, given_objectives, load_heads
 from hf_frameseg.sharing.model_folder import (
     ADAPTER_CONFIG_NAME,
     QUANTIZATION_NAME,
@@ -99,6 +99,7 @@ def load_pretrained(
     revision: str | None = None,
     token: str | None = None,
     objectives: Mapping[str, Objective | type[Objective] | None] | None = None,
+    heads: bool = True,
     **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, ProcessorMixin, FrameSegmentationConfig]:
     """Load a whole model, or an adapter onto its base, with the heads that were trained beside it.
@@ -110,6 +111,7 @@ def load_pretrained(
         token: Hub token; None takes the one of `hf auth login`.
         objectives: The objectives of its heads by name, where they are not in `OBJECTIVES`; None in the place of one
             leaves its head out. Heads hang on the model as `frameseg_heads`.
+        heads: False leaves all heads out: the readouts of this package do without them.
         **model_kwargs: Arguments of the (base) model's `from_pretrained`, such as `dtype`.
 
     Returns:
@@ -122,17 +124,18 @@ def load_pretrained(
         ValueError: If it cannot be used (`UnusableModelError`): damaged, of another kind, asking for code or for more
             than there is, or an adapter that fits only the base of its own run (`pissa_niter_*`).
     """
+    given = given_objectives(objectives)
     folder = fetch(path_or_repo, revision=revision, token=token)
     if is_adapter(folder):
         loaded = _load_adapter(folder, path_or_repo, base_model, {"token": token, **model_kwargs})
-        _load_heads(loaded[0], folder, path_or_repo, objectives)
+        _load_heads(loaded[0], folder, path_or_repo, given, heads)
         return loaded
     config = _settings(folder, path_or_repo)
     processor = _load_processor(folder, path_or_repo, config.frames.num_frames)
     if _is_from_hub(path_or_repo):
         revision = folder.name  # the commit: the branch may have moved since
     model = load_base(path_or_repo, revision=revision, token=token, **model_kwargs)
-    _load_heads(model, folder, path_or_repo, objectives)
+    _load_heads(model, folder, path_or_repo, given, heads)
     return model, processor, config
 
 
@@ -316,8 +319,12 @@ def _load_adapter(
         return put_onto(model, lora, folder, shapes), processor, config
 
 
-def _load_heads(model: PreTrainedModel | PeftModel, folder: Path, name: str | Path, objectives: Any) -> None:
+def _load_heads(
+    model: PreTrainedModel | PeftModel, folder: Path, name: str | Path, objectives: Any, wanted: bool
+) -> None:
     """Hang the heads of a folder on its model."""
+    if not wanted:
+        return
     with usable(name):
         load_heads(model, folder, objectives)
 

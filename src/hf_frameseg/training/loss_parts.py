@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from hf_frameseg.batches.encoding import TARGETS, model_inputs
 from hf_frameseg.digits import BinaryLabels, states_at_digits
-from hf_frameseg.objectives import AnswerOutputs, Objective, targets_of
-from hf_frameseg.objectives.heads import attach_heads, heads_of, needs_head, outputs_become
+from hf_frameseg.objectives import OBJECTIVES, AnswerOutputs, Objective, targets_of
+from hf_frameseg.objectives.heads import HEADS, attach_heads, heads_of, needs_head, outputs_become
 from hf_frameseg.sharing.heads import load_heads, save_heads, split_heads
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class LossParts:
 
     binary_labels: BinaryLabels
     _given_objectives: Mapping[str, Objective | type[Objective]]
+    _last_made: tuple[Any, dict[str, Objective]] | None = None
 
     def _ready_collator(self, collator: Any, args: SegmentationSeq2SeqTrainingArguments) -> Any:
         """Return a collator that makes what the objectives need."""
@@ -46,7 +48,7 @@ class LossParts:
     def objectives(self) -> dict[str, Objective]:
         """Return the objectives that ever weigh anything, by name, as the arguments have them now."""
         heads = heads_of(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
-        found = {name: heads.get(name, one) for name, one in self.args.objectives(self._given_objectives).items()}
+        found = {name: heads.get(name, one) for name, one in self._made_objectives().items()}
         for name, objective in found.items():
             if needs_head(objective) and name not in heads:
                 raise ValueError(
@@ -54,6 +56,18 @@ class LossParts:
                     "it shall come in later) when the trainer is made"
                 )
         return found
+
+    def _made_objectives(self) -> dict[str, Objective]:
+        """Return the objectives without their heads: the same as in the last step, unless the arguments changed."""
+        asked = deepcopy((self.args.loss_weights, self.args.loss_weights_start, self.args.loss_options))
+        kinds = {**OBJECTIVES, **self._given_objectives}
+        if self._last_made is None or self._last_made[0] != (asked, kinds):
+            made = self.args.objectives(self._given_objectives)
+            for objective in made.values():
+                if not needs_head(objective):  # it may have buffers, and no model takes them along
+                    objective.to(self.args.device)
+            self._last_made = ((asked, kinds), made)
+        return self._last_made[1]
 
     def loss_parts(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the value of every objective per sample, (B,), from one forward pass with logits at the answer only.
@@ -126,6 +140,11 @@ class LossParts:
         super()._load_best_model()
         self._load_heads(self.state.best_model_checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of what a checkpoint lacks, but for heads, which have a file of their own and are loaded next."""
+        missing = [name for name in load_result.missing_keys if not name.startswith(f"{HEADS}.")]
+        super()._issue_warnings_after_load(_Loaded(missing, list(load_result.unexpected_keys)))
+
     def _load_heads(self, folder: str) -> None:
         """Load heads, unless they lie among the weights that FSDP or DeepSpeed saved."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -135,12 +154,24 @@ class LossParts:
             load_heads(model, folder, heads)
 
 
+class _Loaded(NamedTuple):
+    """What `load_state_dict` did not find, and what it had no use for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 def _values(
     objectives: Mapping[str, Objective], answer: AnswerOutputs, targets: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the value of every objective, (B,)."""
     values, unused = {}, torch.zeros((), device=answer.frame_valid.device)
     for name, objective in objectives.items():
+        if missing := [target for target in objective.targets if target not in targets]:
+            raise ValueError(
+                f"the objective {name!r} needs the target {missing[0]!r}, which the collator does not make: take a "
+                "FrameSegmentationCollator, or make it under batch['targets']"
+            )
         said = answer
         if objective.has_head:
             parameters = [parameter for parameter in objective.parameters() if parameter.is_floating_point()]
