@@ -30,6 +30,7 @@ from hf_frameseg.datasets.load import check_videos, load_rows
 from hf_frameseg.digits import BinaryLabels
 from hf_frameseg.prepared.settings import StorageSettings
 from hf_frameseg.proposals.settings import ProposalSettings
+from hf_frameseg.sample import rows_with_frames
 from hf_frameseg.sharing.config import TINY_BASE, FrameSegmentationConfig
 from hf_frameseg.sharing.loading import load_base, load_processor
 from hf_frameseg.training.arguments import SegmentationSeq2SeqTrainingArguments
@@ -233,8 +234,7 @@ def read_splits(
         train, evaluation = (
             load_rows("qvhighlights", data.data_dir, split, num_proc=data.num_proc, **options) for split in splits
         )
-        if data.on_error == "blank":  # a query whose video is missing counts in a score, but teaches nothing
-            train = train.filter(lambda missing: not missing, input_columns="frames_missing")
+        train = rows_with_frames(train)  # with --on_error blank
     if training.do_train and len(train) == 0:
         raise ValueError(f"there is nothing to learn from: no training video of {data.data_dir} can be read")
     return train, evaluation

@@ -161,6 +161,22 @@ def test_imports_go_down_only() -> None:
     assert violations(SOURCE) == []
 
 
+# Columns of a prepared row that no file of others has. Who writes rows knows them, and `sample`, which reads them.
+ROW_COLUMNS = {"frame_shape", "frame_times_seconds", "frames_missing"}
+ROW_ROOMS = {"prepared", "shards", "sample"}
+
+
+def test_columns_of_rows_are_named_where_rows_are_written_and_in_sample() -> None:
+    named = {}
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in ROW_COLUMNS:
+                named.setdefault(room, set()).add(f"{path.name}:{node.lineno}")
+    assert named.keys() >= {"prepared", "sample"}
+    assert {room: places for room, places in named.items() if room not in ROW_ROOMS} == {}
+
+
 def test_every_module_has_a_level() -> None:
     rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" and path.stem != "__init__"}
     rooms |= {path.name for path in SOURCE.iterdir() if any(path.rglob("*.py"))}

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from hf_frameseg.moments import FrameGrid, Moment
 from hf_frameseg.prepared.frame_columns import grid_columns
-from hf_frameseg.sample import Sample, samples_without_pictures, which_miss_frames, with_queries
+from hf_frameseg.sample import Sample, rows_with_frames, samples_without_pictures, with_queries
 
 
 def test_every_value_of_a_row_by_hand(make_row: Callable[..., dict[str, Any]]) -> None:
@@ -145,9 +145,10 @@ def test_samples_of_any_rows(kind: str, make_row: Callable[..., dict[str, Any]])
 
 def test_rows_whose_video_could_not_be_read(make_row: Callable[..., dict[str, Any]]) -> None:
     rows = [make_row(qid) | {"frames_missing": missing} for qid, missing in enumerate((False, True))]
-    assert which_miss_frames(rows) == which_miss_frames(Dataset.from_list(rows)) == [False, True]
-    assert which_miss_frames([make_row()]) == [False]
-    assert which_miss_frames(Dataset.from_list([make_row()])) == []
+    assert [row["qid"] for row in rows_with_frames(rows)] == [0]
+    assert rows_with_frames(Dataset.from_list(rows))["qid"][:] == [0]
+    for whole in ([make_row()], Dataset.from_list([make_row()]), Dataset.from_list(rows[:1])):
+        assert rows_with_frames(whole) is whole
 
 
 def test_other_queries_keep_the_rest(make_row: Callable[..., dict[str, Any]]) -> None:

@@ -324,18 +324,24 @@ def samples_without_pictures(rows: Dataset | Rows) -> Iterator[Sample]:
         yield Sample.of(row).without_pictures()
 
 
-def which_miss_frames(rows: Dataset | Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Tell of every row whether its video could not be read.
+def rows_with_frames(rows: Dataset | Sequence[Mapping[str, Any]]) -> Dataset | Sequence[Mapping[str, Any]]:
+    """Leave out the rows whose video could not be read: they count in a score, but teach nothing.
 
     Args:
         rows: A data set, or rows.
 
     Returns:
-        One bool per row; none where no row says so.
+        The rows whose frames are not blank; `rows` itself where that is all of them.
     """
-    if not hasattr(rows, "select_columns"):
-        return [Sample(row).frames_missing for row in rows]
-    return rows.with_format(None)["frames_missing"][:] if "frames_missing" in rows.column_names else []
+    is_table = hasattr(rows, "select_columns")
+    if not is_table:
+        missing = [Sample(row).frames_missing for row in rows]
+    else:
+        missing = rows.with_format(None)["frames_missing"][:] if "frames_missing" in rows.column_names else []
+    if not any(missing):
+        return rows
+    kept = [index for index, is_missing in enumerate(missing) if not is_missing]
+    return rows.select(kept) if is_table else [rows[index] for index in kept]
 
 
 def with_queries(dataset: Dataset, queries: Sequence[str]) -> Dataset:

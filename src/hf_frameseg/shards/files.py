@@ -21,11 +21,14 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import datasets
 from hf_frameseg._files import replace_folder, restore_folder
 from hf_frameseg.prepared.cache import exclusive
 from hf_frameseg.prepared.config import SPLIT_NAME
+from hf_frameseg.prepared.frame_columns import row_shape
 
 SHARD_BYTES = 500_000_000
 """Size of a shard, as in `Dataset.push_to_hub`."""
@@ -107,8 +110,6 @@ def _rows_of_videos(dataset: datasets.Dataset) -> list[list[int]]:
 
 def _write_shard(dataset: datasets.Dataset, path: Path, groups: Sequence[Sequence[int]]) -> None:
     """Write rows, a group at a time, as one file."""
-    import pyarrow.parquet as pq
-
     tables = dataset.with_format("arrow")
     is_raw = getattr(dataset.features["frames"], "dtype", None) == "large_binary"
     options = {"compression": "snappy" if is_raw else "none", "write_page_checksum": True}  # a JPEG is compressed
@@ -151,6 +152,21 @@ def find_shards(folder: str | Path, split: str) -> list[str]:
         with suppress(OSError), exclusive(data):
             restore_folder(data)
     return order_shards((str(path) for path in data.glob("*.parquet")), split, str(folder))
+
+
+def frames_of_shard(path: str | Path) -> tuple[tuple[int, int, int, int, int], str]:
+    """Return what pictures the first row of a shard holds.
+
+    Args:
+        path: A shard.
+
+    Returns:
+        Their shape (F, 3, H, W, 3), and the format in which they are stored, "jpeg" or "raw".
+    """
+    file = pq.ParquetFile(path)
+    row = next(file.iter_batches(1, columns=["frame_shape"])).to_pylist()[0]
+    is_raw = pa.types.is_large_binary(file.schema_arrow.field("frames").type)
+    return row_shape(row), "raw" if is_raw else "jpeg"
 
 
 def order_shards(paths: Iterable[str], split: str, where: str) -> list[str]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_frameseg._text import printable
-from hf_frameseg.prepared.frame_columns import row_shape
-from hf_frameseg.shards.files import find_shards, order_shards
+from hf_frameseg.shards.files import find_shards, frames_of_shard, order_shards
 from hf_frameseg.shards.stream import FrameStream
 from hf_frameseg.sharing.loading import hub_error
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 _TERMS = {
     "QVHighlights": "The videos of QVHighlights are from YouTube and belong to their owners. These frames are copies "
@@ -200,12 +196,7 @@ def _card(shards: dict[str, list[Path]], repo_id: str, source: str | None) -> st
     """Write the README."""
     import pyarrow.parquet as pq
 
-    from datasets import Features
-
-    first = next(iter(shards.values()))[0]
-    features: Features = Features.from_arrow_schema(pq.read_schema(first))
-    row = next(pq.ParquetFile(first).iter_batches(1, columns=["frame_shape"])).to_pylist()[0]
-    num_frames, _, height, width, _ = row_shape(row)
+    (num_frames, _, height, width, _), kind = frames_of_shard(next(iter(shards.values()))[0])
     table = []
     for split, paths in shards.items():
         rows = sum(pq.read_metadata(path).num_rows for path in paths)
@@ -217,7 +208,7 @@ def _card(shards: dict[str, list[Path]], repo_id: str, source: str | None) -> st
         frames=num_frames,
         height=height,
         width=width,
-        kind="uint8" if getattr(features["frames"], "dtype", None) == "large_binary" else "JPEG",
+        kind="uint8" if kind == "raw" else "JPEG",
         table="\n".join(table),
         repo_id=repo_id,
         split=next(iter(shards)),

@@ -13,7 +13,7 @@ from transformers.trainer_utils import seed_worker
 
 import datasets
 from hf_frameseg.batches.row_numbers import NumberedCollator, NumberedRows, NumberedStream, ProcessBatchSampler
-from hf_frameseg.sample import which_miss_frames
+from hf_frameseg.sample import rows_with_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,16 +139,11 @@ def _with_frames(rows: Any) -> Any:
     """Leave out rows whose video could not be read; the collator refuses those of a stream."""
     if not isinstance(rows, datasets.Dataset | Sequence):
         return rows
-    missing = which_miss_frames(rows)
-    kept = [index for index, is_missing in enumerate(missing) if not is_missing]
-    if len(kept) == len(missing):
-        return rows
-    logger.warning("%d of %d queries are not learnt from: their videos could not be read", *_lost(missing))
-    return rows.select(kept) if isinstance(rows, datasets.Dataset) else [rows[index] for index in kept]
-
-
-def _lost(missing: Sequence[bool]) -> tuple[int, int]:
-    return sum(missing), len(missing)
+    kept = rows_with_frames(rows)
+    if len(kept) < len(rows):
+        lost = len(rows) - len(kept)
+        logger.warning("%d of %d queries are not learnt from: their videos could not be read", lost, len(rows))
+    return kept
 
 
 def _as_written(rows: Any) -> Any:
