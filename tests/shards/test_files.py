@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, Split, load_dataset
 from hf_frameseg.sample import Sample
 from hf_frameseg.shards.files import find_shards, order_shards, save_shards
 from hf_frameseg.shards.stream import FrameStream
@@ -275,7 +275,25 @@ def test_what_cannot_be_saved_is_refused(dataset: Dataset, tmp_path: Path) -> No
         save_shards(dataset, tmp_path, "../train")
     with pytest.raises(ValueError, match="got None; pass split="):
         save_shards(Dataset.from_list(list(dataset)), tmp_path)
+    for many in (DatasetDict(val=dataset), dataset.to_iterable_dataset(), list(dataset)):
+        with pytest.raises(ValueError, match=f"expected one split, a datasets.Dataset, got a {type(many).__name__}"):
+            save_shards(many, tmp_path, "val")
+    for name in ("shard_bytes", "group_bytes"):
+        for wrong in (0, -1, None, "1 GB"):
+            with pytest.raises(ValueError, match=f"expected {name} of at least 1, got {wrong!r}"):
+                save_shards(dataset, tmp_path, **{name: wrong})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_shards_is_kept(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(ValueError, match="data is a file, and would be the folder of the shards"):
+        save_shards(dataset, tmp_path, "val")
+    assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_a_split_may_be_one_of_datasets(dataset: Dataset, tmp_path: Path) -> None:
+    assert save_shards(dataset, tmp_path, Split.VALIDATION)[0].name == "validation-00000-of-00001.parquet"
 
 
 def test_missing_shards_are_named() -> None:

@@ -97,10 +97,14 @@ def test_shards_of_other_columns_are_refused(dataset: Dataset, tmp_path: Path) -
 
 
 def test_bad_arguments_are_refused(stream: Callable[..., FrameStream]) -> None:
-    with pytest.raises(ValueError, match="seed of at least 0, got -1"):
-        stream(seed=-1)
-    with pytest.raises(ValueError, match="buffer_rows of at least 1, got 0"):
-        stream(buffer_rows=0)
+    for name, lowest in {"seed": 0, "buffer_rows": 1, "batch_rows": 1}.items():
+        for wrong in (lowest - 1, "many", 2.5, True):
+            with pytest.raises(ValueError, match=f"{name} of at least {lowest}, a whole number, got {wrong!r}"):
+                FrameStream(stream().files, **{name: wrong})
+    assert stream(seed=np.int64(3)).state_dict() == stream(seed=3).state_dict()
+    for files in ("data/val-00000-of-00001.parquet", Path("data"), []):
+        with pytest.raises(ValueError, match=r"expected a list of shards, got .* find_shards\(folder, split\)"):
+            FrameStream(files)
     with pytest.raises(ValueError, match="rank from 0 to 1, got 2"):
         stream().split_by_node(2, 2)
 
@@ -179,6 +183,9 @@ def test_a_new_process_goes_on(folder: Path, stream: Callable[..., FrameStream],
 
 def test_the_state_of_another_stream_is_refused(stream: Callable[..., FrameStream]) -> None:
     state = stream().state_dict()
+    for wrong in ({"rows": -1}, {"rows": NUM_ROWS + 1}, {"rows": "x"}, {"epoch": -1}, {"epoch": None}):
+        with pytest.raises(ValueError, match="expected a state with an epoch and rows from 0 to"):
+            stream().load_state_dict(state | wrong)
     for other in (stream(seed=4), stream(buffer_rows=9), stream().split_by_node(0, 2)):
         with pytest.raises(ValueError, match="state of a stream of the same shards"):
             other.load_state_dict(state)

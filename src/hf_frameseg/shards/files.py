@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 
 import datasets
 from hf_frameseg._files import replace_folder, restore_folder
+from hf_frameseg._numbers import is_number
+from hf_frameseg._text import printable, short
 from hf_frameseg.prepared.cache import exclusive
 from hf_frameseg.prepared.config import SPLIT_NAME
 from hf_frameseg.prepared.frame_columns import row_shape
@@ -66,10 +68,17 @@ def save_shards(
         The shards, in order.
 
     Raises:
-        ValueError: If there are no rows, a column is missing, or the split has no name.
+        ValueError: If it is no data set, there are no rows, a column is missing, a size is below 1, or the split has no
+            name.
     """
-    split = split or (str(dataset.split) if dataset.split is not None else None)
-    if split is None or not SPLIT_NAME.fullmatch(split):
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"expected one split, a datasets.Dataset, got a {type(dataset).__name__}")
+    for name, size in {"shard_bytes": shard_bytes, "group_bytes": group_bytes}.items():
+        if not is_number(size) or size < 1:
+            raise ValueError(f"expected {name} of at least 1, got {short(size)}")
+    split = dataset.split if split is None else split
+    split = str(split) if isinstance(split, datasets.NamedSplit) else split
+    if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
         raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
     if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
         raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")
@@ -81,6 +90,8 @@ def save_shards(
     group_videos = max(1, min(int(group_bytes / video_bytes), math.ceil(len(videos) / _MIN_GROUPS)))
 
     data = Path(folder) / "data"
+    if data.is_file():
+        raise ValueError(f"{printable(data)} is a file, and would be the folder of the shards; name another folder")
     names = [f"{split}-{index:05d}-of-{num_shards:05d}.parquet" for index in range(num_shards)]
     with exclusive(data):
         restore_folder(data)

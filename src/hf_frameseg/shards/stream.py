@@ -14,12 +14,15 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 
 import datasets
+from hf_frameseg._numbers import is_whole
+from hf_frameseg._text import short
 from hf_frameseg.shards.order import Rows, epoch_windows, node_windows, worker_rows
 from hf_frameseg.shards.row_groups import group_sizes, read_footer, read_group
 
@@ -66,6 +69,8 @@ class FrameStream(torch.utils.data.IterableDataset):
         token: str | None = None,
         batch_rows: int | None = None,
     ) -> None:
+        if isinstance(files, (str, PathLike)) or not files:
+            raise ValueError(f"expected a list of shards, got {short(files)}; find_shards(folder, split) lists them")
         self.files = [str(file) for file in files]
         self._token = token
         self._footers = [read_footer(file, token) for file in self.files]
@@ -78,12 +83,12 @@ class FrameStream(torch.utils.data.IterableDataset):
         if buffer_rows is None:
             row_bytes = max(sum(size for _, size in sizes) / max(self._num_rows, 1), 1)
             buffer_rows = min(max(int(BUFFER_BYTES / row_bytes), 1), 1000)
-        for name, value in {"buffer_rows": buffer_rows, "batch_rows": batch_rows}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"expected a seed of at least 0, got {seed}")
-        self.seed = seed
+        numbers = {"buffer_rows": (buffer_rows, 1), "batch_rows": (batch_rows, 1), "seed": (seed, 0)}
+        for name, (value, lowest) in numbers.items():
+            value = value.item() if isinstance(value, np.integer) else value
+            if value is not None and not is_whole(value, lowest):
+                raise ValueError(f"expected {name} of at least {lowest}, a whole number, got {short(value)}")
+        self.seed = None if seed is None else int(seed)
         self.batch_rows = batch_rows
         schemas = [footer.schema.to_arrow_schema() for footer in self._footers]
         if other := [file for file, schema in zip(self.files, schemas, strict=True) if schema != schemas[0]]:
@@ -95,7 +100,7 @@ class FrameStream(torch.utils.data.IterableDataset):
         self._resume_at = self._given = 0
         self._resumed_by: int | None = None
         names = [file.rpartition("/")[2] for file in self.files]
-        self._key = [_ORDER_VERSION, names, sizes, seed, buffer_rows]
+        self._key = [_ORDER_VERSION, names, sizes, self.seed, int(buffer_rows)]
 
     @property
     def epoch(self) -> int:
@@ -172,11 +177,16 @@ class FrameStream(torch.utils.data.IterableDataset):
             state: From `state_dict` of a stream of the same shards and arguments.
 
         Raises:
-            ValueError: If it belongs to another stream.
+            ValueError: If it belongs to another stream, or names a row that there is not.
         """
         if state.get("stream") != self._fingerprint():
             raise ValueError(
                 "expected the state of a stream of the same shards, seed, buffer_rows and node, got another; start over"
+            )
+        if not is_whole(state.get("epoch"), 0) or not is_whole(state.get("rows"), 0, self._num_rows):
+            raise ValueError(
+                f"expected a state with an epoch and rows from 0 to {self._num_rows}, got {short(dict(state))}; start "
+                "over"
             )
         self.set_epoch(state["epoch"])
         self._resume_at = self._given = state["rows"]
