@@ -30,6 +30,7 @@ from hf_frameseg.video.settings import FrameSettings
 VIDS = "abcabbacaccb"  # queries of one video are apart, and side by side
 NUM_ROWS = len(VIDS)
 FILE = "highlight_val_release.jsonl"
+CHOICES: dict[str, Any] = {"frames": FrameSettings(num_frames=3, frame_size=32), "frame_format": "raw"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def make_builder(data_dir: Path, tmp_path_factory) -> Callable[..., QVHighlights
     root = tmp_path_factory.mktemp("cache")
 
     def make(cache: str = "cache", **options: Any) -> QVHighlights:
-        chosen = {"frames": FrameSettings(num_frames=3, frame_size=32), "frame_format": "raw"} | options
+        chosen = CHOICES | options
         builder = QVHighlights(cache_dir=str(root / cache), data_dir=str(data_dir), splits=("val",), **chosen)
         builder.download_and_prepare()
         return builder
@@ -76,7 +77,7 @@ def rows(builder: QVHighlights) -> Dataset:
 
 
 def arrow_files(builder: QVHighlights) -> list[Path]:
-    return sorted(Path(builder.cache_dir).glob("*.arrow"))
+    return sorted(Path(builder.cache_dir).glob(f"{builder.dataset_name}-*.arrow"))  # `map` keeps others there
 
 
 # ---- On disk and opened ----------------------------------------------------------------------------------------------
@@ -308,6 +309,15 @@ def test_other_formats_hold_plain_rows(make_builder, data_dir: Path, tmp_path: P
     files = [str(file) for file in (tmp_path / "parquet").glob("*.parquet")]
     read = Dataset.from_parquet(files, cache_dir=str(tmp_path / "read"))
     assert read.to_list() == make_builder(frame_format="jpeg").as_dataset("val").to_list()
+
+
+def test_a_folder_of_ones_own_holds_plain_rows(make_builder, data_dir: Path, tmp_path: Path) -> None:
+    """Whoever names a folder reads its files in other ways than by the builder, which opens them, too."""
+    builder = QVHighlights(cache_dir=str(tmp_path / "cache"), data_dir=str(data_dir), splits=("val",), **CHOICES)
+    builder.download_and_prepare(str(tmp_path / "own"))
+    (file,) = (tmp_path / "own").glob("*.arrow")
+    expected = make_builder().as_dataset("val").to_list()
+    assert Dataset.from_file(str(file)).to_list() == builder.as_dataset("val").to_list() == expected
 
 
 def test_files_that_are_gone_are_an_error(make_builder, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class FrameDatasetBuilder(CachedBuilder):
             self._writer_batch_size = _rows_per_batch(self.config.frames, self.config.frame_format)
         self._jobs: dict[Video, VideoJob] | None = None
         self._findings = Findings()
-        self._stores_once = True  # other formats than Arrow are read by others
+        self._stores_once = True  # other formats and folders are read by others
 
     def _info(self) -> datasets.DatasetInfo:
         """Describe the columns."""
@@ -116,7 +116,7 @@ class FrameDatasetBuilder(CachedBuilder):
         self._failure_report().unlink(missing_ok=True)
         self._decode(num_proc)
         self._findings = Findings(self._findings.failures)  # what is written counts
-        self._stores_once = kwargs.get("file_format", "arrow") == "arrow"
+        self._stores_once = self._fills_cache() and kwargs.get("file_format", "arrow") == "arrow"
         super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         self._findings.warn_of_longer_files(sum(self._queries().values(), Counter()))
         if lines := self._report_lines():

@@ -174,9 +174,13 @@ class CachedBuilder(datasets.GeneratorBasedBuilder):
         """Tell whether the data set is complete, so that there is nothing to decode."""
         return self._place.is_dir() and self.damage() is None
 
+    def _fills_cache(self) -> bool:
+        """Tell whether what is being prepared goes into the cache, and not into a folder for others to read."""
+        return Path(self._output_dir).resolve() == Path(f"{self._place}.incomplete").resolve()
+
     def _save_info(self) -> None:
         """Write down what the folder holds, at the end of a preparation."""
         super()._save_info()
         write_manifest(Path(self._output_dir))
-        if Path(self._output_dir).name == f"{self._place.name}.incomplete":
+        if self._fills_cache():
             self.parts().note(self.config_id, self._keys())
