@@ -22,7 +22,7 @@ from hf_frameseg.batches.collator import FrameSegmentationCollator
 from hf_frameseg.batches.row_numbers import NumberedRows
 from hf_frameseg.datasets.qvhighlights import QVHighlights
 from hf_frameseg.digits import BinaryLabels
-from hf_frameseg.prepared import frame_columns
+from hf_frameseg.prepared import frame_columns, stored_once
 from hf_frameseg.prepared.stored_once import StoredOnceTable, open_rows, read_rows, with_frames
 from hf_frameseg.sample import Sample
 from hf_frameseg.video.settings import FrameSettings
@@ -131,6 +131,19 @@ def test_in_memory(builder: QVHighlights, plain: list[dict[str, Any]]) -> None:
     rows = builder.as_dataset("val", in_memory=True)
     assert rows.cache_files == []
     assert pickle.loads(pickle.dumps(rows)).to_list() == plain
+
+
+def test_in_memory_no_array_holds_more_than_it_can(
+    builder: QVHighlights, plain: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One array of JPEGs ends at 2 GB."""
+    rows = builder.as_dataset("val")
+    monkeypatch.setattr(stored_once, "_PIECE_BYTES", 5 * rows.data["frames"].nbytes // NUM_ROWS)
+    copied = builder.as_dataset("val", in_memory=True)
+    assert 3 <= len(copied.data["frames"].chunks) <= 4
+    assert max(map(len, copied.data["frames"].chunks)) <= 5
+    assert copied.to_list() == plain
+    assert builder.as_dataset("val[:0]", in_memory=True).to_list() == []
 
 
 def test_a_split_of_several_files(make_builder, plain, monkeypatch: pytest.MonkeyPatch) -> None:

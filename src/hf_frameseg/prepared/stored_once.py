@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _FRAMES = "frames"
+_PIECE_BYTES = 2**30  # frames that are copied into one array
 _VIDEO = ("vid", "duration_seconds")  # what the frames of a row depend on
 _OPERATIONS = (
     *("add_column", "append_column", "cast", "combine_chunks", "drop", "filter", "flatten", "remove_column"),
@@ -88,7 +89,22 @@ def open_rows(files: Sequence[str | Path], in_memory: bool = False) -> TableBloc
     """
     names = [str(file) for file in files]
     rows = _open_files(names)
-    return InMemoryTable(rows.combine_chunks()) if in_memory else StoredOnceTable(rows, names)
+    return InMemoryTable(_copied(rows)) if in_memory else StoredOnceTable(rows, names)
+
+
+def _copied(rows: pa.Table) -> pa.Table:
+    """Copy rows into pieces that an Arrow array can hold: JPEGs of one end at 2 GB."""
+    cuts, piece_bytes, row = [0], 0, 0
+    for chunk in rows[_FRAMES].chunks:
+        if piece_bytes and piece_bytes + chunk.nbytes > _PIECE_BYTES:
+            cuts.append(row)
+            piece_bytes = 0
+        piece_bytes += chunk.nbytes
+        row += len(chunk)
+    ends = [*cuts[1:], len(rows)]
+    return pa.concat_tables(
+        [rows.slice(start, end - start).combine_chunks() for start, end in zip(cuts, ends, strict=True)]
+    )
 
 
 def _open_files(files: Sequence[str]) -> pa.Table:
