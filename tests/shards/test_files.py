@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datasets import Dataset, DatasetDict, Split, load_dataset
+from hf_frameseg.prepared import stored_once
 from hf_frameseg.sample import Sample
 from hf_frameseg.shards.files import find_shards, order_shards, save_shards
 from hf_frameseg.shards.stream import FrameStream
@@ -98,6 +99,18 @@ def test_many_rows_of_few_videos_are_cut_into_groups_and_shards(
     save_shards(dataset, tmp_path, group_bytes=int(2.1 * video_bytes))
     groups = FrameStream(find_shards(tmp_path, "train"))._group_rows
     assert groups == [3] * 8  # so that the order of eight videos can be drawn
+
+
+def test_a_group_is_never_too_large_for_other_readers(
+    make_dataset: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`load_dataset` holds every row of a group with frames of its own, and an Arrow array of JPEGs ends at 2 GB."""
+    rows = make_dataset("jpeg", 12, "a" * 12)
+    monkeypatch.setattr(stored_once, "_PIECE_BYTES", 11 * rows.data["frames"].nbytes // 24)
+    (path,) = save_shards(rows, tmp_path)
+    footer = pq.read_metadata(path)
+    assert [footer.row_group(index).num_rows for index in range(footer.num_row_groups)] == [5, 5, 2]
+    assert list(FrameStream([str(path)])) == list(rows)
 
 
 def test_a_video_of_another_length_is_another_video(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ writes (`map`, `save_to_disk`) are plain rows, each with frames of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import wraps
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _FRAMES = "frames"
-_PIECE_BYTES = 2**30  # frames that are copied into one array
+_PIECE_BYTES = 2**30  # frames of a piece
 _VIDEO = ("vid", "duration_seconds")  # what the frames of a row depend on
 _OPERATIONS = (
     *("add_column", "append_column", "cast", "combine_chunks", "drop", "filter", "flatten", "remove_column"),
@@ -89,22 +89,28 @@ def open_rows(files: Sequence[str | Path], in_memory: bool = False) -> TableBloc
     """
     names = [str(file) for file in files]
     rows = _open_files(names)
-    return InMemoryTable(_copied(rows)) if in_memory else StoredOnceTable(rows, names)
+    if in_memory:
+        return InMemoryTable(pa.concat_tables([piece.combine_chunks() for piece in pieces(rows)]))
+    return StoredOnceTable(rows, names)
 
 
-def _copied(rows: pa.Table) -> pa.Table:
-    """Copy rows into pieces that an Arrow array can hold: JPEGs of one end at 2 GB."""
-    cuts, piece_bytes, row = [0], 0, 0
+def pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """Cut rows into pieces whose frames an Arrow array can hold, each row with its own: one of JPEGs ends at 2 GB.
+
+    Args:
+        rows: Rows with `frames`.
+
+    Yields:
+        Rows that follow one another; nothing is copied.
+    """
+    start = row = num_bytes = 0
     for chunk in rows[_FRAMES].chunks:
-        if piece_bytes and piece_bytes + chunk.nbytes > _PIECE_BYTES:
-            cuts.append(row)
-            piece_bytes = 0
-        piece_bytes += chunk.nbytes
+        if num_bytes and num_bytes + chunk.nbytes > _PIECE_BYTES:
+            yield rows.slice(start, row - start)
+            start, num_bytes = row, 0
+        num_bytes += chunk.nbytes
         row += len(chunk)
-    ends = [*cuts[1:], len(rows)]
-    return pa.concat_tables(
-        [rows.slice(start, end - start).combine_chunks() for start, end in zip(cuts, ends, strict=True)]
-    )
+    yield rows.slice(start)
 
 
 def _open_files(files: Sequence[str]) -> pa.Table:

@@ -6,7 +6,8 @@ A folder holds the shards of all splits, in the layout of the Hub, so `datasets.
     FOLDER/data/val-00000-of-00009.parquet
 
 All rows of a video are in one row group, and Parquet's dictionaries keep equal pictures of a group once. So the frames
-of a video are in the file once, and every reader of Parquet still finds a row that stands by itself.
+of a video are in the file once, and every reader of Parquet still finds a row that stands by itself. A group of more
+rows than such a reader can hold, 1 GB with frames of their own, is cut.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from hf_frameseg._text import printable, short
 from hf_frameseg.prepared.cache import exclusive
 from hf_frameseg.prepared.config import SPLIT_NAME
 from hf_frameseg.prepared.frame_columns import row_shape
+from hf_frameseg.prepared.stored_once import pieces
 
 SHARD_BYTES = 500_000_000
 """Size of a shard, as in `Dataset.push_to_hub`."""
@@ -128,7 +130,8 @@ def _write_shard(dataset: datasets.Dataset, path: Path, groups: Sequence[Sequenc
         path, dataset.features.arrow_schema, dictionary_pagesize_limit=_DICTIONARY_BYTES, **options
     ) as writer:
         for rows in groups:
-            writer.write_table(tables[rows])
+            for piece in pieces(tables[rows]):  # whoever reads a group without a dictionary holds all of it
+                writer.write_table(piece)
 
 
 def _take_over(data: Path, new: Path, split: str) -> None:
