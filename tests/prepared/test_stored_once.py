@@ -304,6 +304,20 @@ def test_rows_kept_elsewhere_stand_by_themselves(rows: Dataset, plain: list[dict
     assert read.to_list() == [plain[4], plain[5]]
 
 
+def test_rows_of_a_relative_cache_are_found_from_another_folder(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"cache_dir": "cache", "data_dir": str(data_dir), "splits": ("val",), **CHOICES}
+    QVHighlights(**options).download_and_prepare()
+    rows = QVHighlights(**options).load("val")  # from the cache
+    expected = rows.to_list()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(pickle.dumps(rows)).to_list() == expected
+    assert rows.map(lambda qid: {"more": qid}, input_columns="qid", num_proc=2)["more"][:] == list(range(NUM_ROWS))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_of_a_loader(context: str, rows: Dataset, plain: list[dict[str, Any]]) -> None:

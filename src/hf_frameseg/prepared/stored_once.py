@@ -87,7 +87,7 @@ def open_rows(files: Sequence[str | Path], in_memory: bool = False) -> TableBloc
     Raises:
         ValueError: If no row holds the frames of a video.
     """
-    names = [str(file) for file in files]
+    names = [str(Path(file).absolute()) for file in files]  # for a process that works in another folder
     rows = _open_files(names)
     if in_memory:
         return InMemoryTable(pa.concat_tables([piece.combine_chunks() for piece in pieces(rows)]))
