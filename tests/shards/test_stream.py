@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,16 @@ def test_shards_of_other_columns_are_refused(dataset: Dataset, tmp_path: Path) -
     (second,) = save_shards(dataset.remove_columns("saliency_scores"), tmp_path / "b")
     with pytest.raises(ValueError, match="expected shards with equal columns"):
         FrameStream([str(first), str(second)])
+
+
+def test_shards_of_a_relative_folder_are_found_from_another_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    stream = FrameStream(find_shards(folder.name, "train"))
+    expected = list(stream)
+    monkeypatch.chdir(tmp_path)
+    assert list(stream) == list(pickle.loads(pickle.dumps(stream))) == list(stream.rows) == expected
 
 
 def test_bad_arguments_are_refused(stream: Callable[..., FrameStream]) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ class FrameStream(torch.utils.data.IterableDataset):
     ) -> None:
         if isinstance(files, (str, PathLike)) or not files:
             raise ValueError(f"expected a list of shards, got {short(files)}; find_shards(folder, split) lists them")
-        self.files = [str(file) for file in files]
+        # Absolute: a group is read when its turn comes, perhaps from another working folder.
+        self.files = [str(file) if "://" in str(file) else str(Path(file).absolute()) for file in files]
         self._token = token
         self._footers = [read_footer(file, token) for file in self.files]
         of_files = [group_sizes(footer) for footer in self._footers]
