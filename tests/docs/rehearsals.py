@@ -351,7 +351,7 @@ REHEARSALS: dict[str, Rehearsal] = {
     "benchmarks/README.md": Rehearsal(
         _make_from_sources, shorter={"scorer.py": "scorer.py --queries 20 --rounds 1"}, check=_check_benchmarks
     ),
-    "docs/architecture.md": Rehearsal(shown={"9  cli": _levels}),
+    "docs/architecture.md": Rehearsal(shown={"10 cli": _levels}),
     "docs/concepts.md": Rehearsal(shown={" video file, T seconds": None}),
     "docs/audit.md": Rehearsal(_audit, shorter={"--split test  ": "--split test --data-dir QVH  "}, check=_check_audit),
     "docs/decoders.md": Rehearsal(
