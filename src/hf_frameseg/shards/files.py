@@ -73,19 +73,10 @@ def save_shards(
         ValueError: If it is no data set, there are no rows, a column is missing, a size is below 1, or the split has no
             name.
     """
-    if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(f"expected one split, a datasets.Dataset, got a {type(dataset).__name__}")
     for name, size in {"shard_bytes": shard_bytes, "group_bytes": group_bytes}.items():
         if not is_number(size) or size < 1:
             raise ValueError(f"expected {name} of at least 1, got {short(size)}")
-    split = dataset.split if split is None else split
-    split = str(split) if isinstance(split, datasets.NamedSplit) else split
-    if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
-        raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
-    if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
-        raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")
-    if len(dataset) == 0:
-        raise ValueError(f"split {split} has no rows to write")
+    split = _checked_split(dataset, split)
     videos = _rows_of_videos(dataset)
     video_bytes = max(dataset.data.nbytes / dataset.data.num_rows, 1)  # its frames are nearly all of a row
     num_shards = min(math.ceil(len(videos) * video_bytes / shard_bytes), len(videos))
@@ -110,6 +101,21 @@ def save_shards(
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return [data / name for name in names]
+
+
+def _checked_split(dataset: datasets.Dataset, split: str | None) -> str:
+    """Return the name of the split, or refuse what cannot be written as one."""
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"expected one split, a datasets.Dataset, got a {type(dataset).__name__}")
+    split = dataset.split if split is None else split
+    split = str(split) if isinstance(split, datasets.NamedSplit) else split
+    if not isinstance(split, str) or not SPLIT_NAME.fullmatch(split):
+        raise ValueError(f"expected the name of a split such as 'train', got {split!r}; pass split=")
+    if missing := [name for name in _COLUMNS if name not in dataset.column_names]:
+        raise ValueError(f"expected prepared rows, got columns {dataset.column_names} without {missing}")
+    if len(dataset) == 0:
+        raise ValueError(f"split {split} has no rows to write")
+    return split
 
 
 def _rows_of_videos(dataset: datasets.Dataset) -> list[list[int]]:

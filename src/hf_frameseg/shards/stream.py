@@ -85,11 +85,8 @@ class FrameStream(torch.utils.data.IterableDataset):
         if buffer_rows is None:
             row_bytes = max(sum(size for _, size in sizes) / max(self._num_rows, 1), 1)
             buffer_rows = min(max(int(BUFFER_BYTES / row_bytes), 1), 1000)
-        numbers = {"buffer_rows": (buffer_rows, 1), "batch_rows": (batch_rows, 1), "seed": (seed, 0)}
-        for name, (value, lowest) in numbers.items():
-            value = value.item() if isinstance(value, np.integer) else value
-            if value is not None and not is_whole(value, lowest):
-                raise ValueError(f"expected {name} of at least {lowest}, a whole number, got {short(value)}")
+        for name, value, lowest in (("buffer_rows", buffer_rows, 1), ("batch_rows", batch_rows, 1), ("seed", seed, 0)):
+            _check_whole(name, value, lowest)
         self.seed = None if seed is None else int(seed)
         self.batch_rows = batch_rows
         schemas = [footer.schema.to_arrow_schema() for footer in self._footers]
@@ -223,6 +220,13 @@ class FrameStream(torch.utils.data.IterableDataset):
         worker, num_workers = _worker()
         workers = [] if worker is None else [worker, num_workers, self.batch_rows]
         return hashlib.sha256(json.dumps([*self._key, *self._node, *workers]).encode()).hexdigest()[:16]
+
+
+def _check_whole(name: str, value: Any, lowest: int) -> None:
+    """Refuse what is neither None nor a whole number from `lowest` on."""
+    value = value.item() if isinstance(value, np.integer) else value
+    if value is not None and not is_whole(value, lowest):
+        raise ValueError(f"expected {name} of at least {lowest}, a whole number, got {short(value)}")
 
 
 def _worker() -> tuple[int | None, int]:
