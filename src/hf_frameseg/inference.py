@@ -20,7 +20,7 @@ from hf_frameseg.moments import FrameGrid
 from hf_frameseg.predictions import FramePrediction
 from hf_frameseg.proposals.prediction import to_prediction
 from hf_frameseg.proposals.settings import PAPER_PROPOSALS, ProposalSettings
-from hf_frameseg.readout import get_readout
+from hf_frameseg.readout import DecodedFrames, get_readout
 from hf_frameseg.readout.evaluation_mode import evaluating, lock_of
 from hf_frameseg.readout.precision import autocast_of, autocasting
 from hf_frameseg.sharing.config import TINY_MODEL, FrameSegmentationConfig
@@ -259,6 +259,7 @@ class MomentRetriever:
                 num_frames=grid.num_frames,
                 num_beams=num_beams,
             )
+        decoded = DecodedFrames.of(decoded, self.config.readout, len(queries), grid.num_frames)
         return [
             to_prediction(mask, logits, grid, self.proposals, query=query, vid=vid)
             for query, mask, logits in zip(queries, decoded.mask, decoded.frame_logits, strict=True)

@@ -51,3 +51,28 @@ def test_evaluation_and_retriever_read_out_by_name(
         video = VideoFrames(sample.pictures(), sample.times(), sample.duration_seconds, sample.grid, "pyav")
         (prediction,) = retriever.predict(video, [row["query"]])
         assert prediction.log_odds == pytest.approx(logits[:, 1] - logits[:, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (torch.zeros(2, NUM_FRAMES), "expected the readout 'odd' to return DecodedFrames, got Tensor"),
+        (
+            DecodedFrames(torch.zeros(1, NUM_FRAMES), torch.zeros(1, NUM_FRAMES, 2)),
+            r"mask of shape \(2, 5\), got \(1, 5\)",
+        ),
+        (DecodedFrames(torch.zeros(2, NUM_FRAMES), torch.zeros(2, NUM_FRAMES)), r"frame_logits of shape \(2, 5, 2\)"),
+    ],
+)
+def test_a_readout_that_answers_something_else_is_refused(
+    found: Any, message: str, make_trainer: Any, eight_rows: list[dict], tiny_processor: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(READOUTS, "odd", lambda *args, **options: found)
+    trainer = make_trainer(readout="odd")
+    with pytest.raises(ValueError, match=message):
+        trainer.predict(eight_rows[:2])
+    config = FrameSegmentationConfig().changed(num_frames=NUM_FRAMES, prompt="compact", readout="odd")
+    sample = Sample.of(eight_rows[0])
+    video = VideoFrames(sample.pictures(), sample.times(), sample.duration_seconds, sample.grid, "pyav")
+    with pytest.raises(ValueError, match=message):
+        MomentRetriever(trainer.model, tiny_processor, config).predict(video, ["a dog", "a cat"])

@@ -154,7 +154,13 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "is not valid JSON"),
-        (json.dumps({"num_frames": 3, "beams": 2}), "to hold some of"),
+        (json.dumps({"num_frames": 3, "beams": 2}), '"frames": {"num_frames": 3} in their place'),
+        (json.dumps({"beams": 2}), "to hold some of"),
+        (
+            json.dumps({"frame_size": 32, "num_frames": 25, "prompt": "compact", "reader": "pyav"}),
+            'has frame_size, num_frames, reader at its top.*: put "frames": {"frame_size": 32, "num_frames": 25} in',
+        ),
+        (json.dumps({"grid_kind": "x" * 10_000}), "an earlier version"),
         (json.dumps({"max_moments": 10}), "to hold some of"),  # how answers become moments is no part of it
         (json.dumps(["num_frames"]), "to hold some of"),
         (json.dumps([{}, [], None]), "to hold some of"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -27,3 +28,24 @@ class DecodedFrames:
     frame_logits: torch.Tensor
     sequence_scores: torch.Tensor | None = None
     further: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Any, readout: str, num_samples: int, num_frames: int) -> DecodedFrames:
+        """Return what a readout gave, which may be anybody's.
+
+        Args:
+            found: What it returned.
+            readout: Its name, for the message.
+            num_samples: Rows B that it was asked about.
+            num_frames: Number of frames F.
+
+        Raises:
+            ValueError: If it is something else, or of other shapes: rows would be scored with answers of others.
+        """
+        wanted = {"mask": (num_samples, num_frames), "frame_logits": (num_samples, num_frames, 2)}
+        if not isinstance(found, cls):
+            raise ValueError(f"expected the readout {readout!r} to return DecodedFrames, got {type(found).__name__}")
+        for name, shape in wanted.items():
+            if (got := tuple(getattr(found, name).shape)) != shape:
+                raise ValueError(f"expected the readout {readout!r} to return {name} of shape {shape}, got {got}")
+        return found

@@ -13,7 +13,7 @@ from hf_frameseg._numbers import is_whole
 from hf_frameseg._options import split_choices
 from hf_frameseg._text import printable, short
 from hf_frameseg.readout import MAX_BEAMS, get_readout
-from hf_frameseg.video.settings import FrameSettings
+from hf_frameseg.video.settings import OF_THIS_MACHINE, FrameSettings
 
 CONFIG_NAME = "frameseg_config.json"
 """File beside the model's own files."""
@@ -29,6 +29,7 @@ AUTOCAST_DTYPES = ("bfloat16", "float16")
 
 _MAX_TEXT = 1_000  # characters of a name or path
 _MAX_FILE_BYTES = 1_000_000
+_OF_FRAMES = {field.name for field in fields(FrameSettings)}
 
 TINY_BASE = Path(__file__).parents[1] / "assets" / "tiny_base"
 """The pretrained tiny xGen-MM of the package: knows colours, shapes and frame order, not the task."""
@@ -163,6 +164,12 @@ class FrameSegmentationConfig:
             raise ValueError(f"{name} is not valid JSON ({reason}): write it again with save") from None
         known = [field.name for field in fields(cls)]
         others = sorted(set(values) - set(known)) if isinstance(values, dict) else values
+        if isinstance(values, dict) and "frames" not in values and (flat := sorted({*others} & _OF_FRAMES)):
+            inner = json.dumps({key: values[key] for key in flat if key not in OF_THIS_MACHINE})
+            raise ValueError(
+                f"{name} has {', '.join(flat)} at its top, where an earlier version wrote them: put "
+                f'"frames": {printable(f"{inner:.300}")} in their place'
+            )
         if others or not isinstance(values, dict):
             raise ValueError(f"expected {name} to hold some of {known}, got {short(others)}: remove what else is there")
         try:

@@ -14,7 +14,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from hf_frameseg.batches.encoding import TARGETS, drop_answers
 from hf_frameseg.batches.row_numbers import NO_ROW, ROW_NUMBER, ROWS, NumberedCollator
-from hf_frameseg.readout import get_readout
+from hf_frameseg.readout import DecodedFrames, get_readout
 from hf_frameseg.readout.precision import autocasting
 from hf_frameseg.training.evaluated_rows import EvaluatedRows
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
     from transformers.trainer_utils import EvalLoopOutput
-
-    from hf_frameseg.readout import DecodedFrames
 
 
 class EvaluationLoop:
@@ -96,13 +94,14 @@ class EvaluationLoop:
             )
         # PEFT generates with the module inside, which the mixed precision of accelerate does not reach.
         with autocasting(self.args.device, self.autocast), _whole_parameters(self.model):
-            return get_readout(self.args.readout)(
+            decoded = get_readout(self.args.readout)(
                 self.accelerator.unwrap_model(self.model),
                 drop_answers(inputs),
                 self.binary_labels,
                 num_frames=valid.shape[1],
                 **options,
             )
+        return DecodedFrames.of(decoded, self.args.readout, *valid.shape)
 
     def evaluation_loop(
         self,
