@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
+from hypothesis import given
 
+from grid_strategies import DURATIONS, LAYOUTS, MASKS, PROPERTY, Layout
 from hf_frameseg.masks import mask_to_moments, mask_to_spans, moments_to_mask
 from hf_frameseg.moments import FrameGrid, Moment
-
-DURATIONS = st.floats(min_value=0.01, max_value=86_400.0, allow_nan=False, allow_infinity=False)
-# No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.
-PROPERTY = settings(deadline=None, derandomize=True)
-MASKS = npst.arrays(bool, st.integers(1, 200))
-PHASES = st.one_of(
-    st.sampled_from([0.0, -0.25, math.nextafter(0.5, 0), math.nextafter(-0.5, 0)]), st.floats(-0.49, 0.49)
-)
-LAYOUTS = st.one_of(st.just(FrameGrid.uniform), st.builds(lambda phase: partial(FrameGrid.phase, phase=phase), PHASES))
-Layout = Callable[[float, int], FrameGrid]
 
 
 class TestMaskAndMoments:

@@ -8,28 +8,17 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from grid_strategies import DURATIONS, LAYOUTS, PHASES, PROPERTY, Layout
 from hf_frameseg.masks import mask_to_moments, moments_to_mask
 from hf_frameseg.moments import FrameGrid, Moment, num_clips
-
-DURATIONS = st.floats(min_value=0.01, max_value=86_400.0, allow_nan=False, allow_infinity=False)
-# No deadline: a busy machine is no failure. Derandomized: the same run fails or passes everywhere.
-PROPERTY = settings(deadline=None, derandomize=True)
-MASKS = npst.arrays(bool, st.integers(1, 200))
-PHASES = st.one_of(
-    st.sampled_from([0.0, -0.25, math.nextafter(0.5, 0), math.nextafter(-0.5, 0)]), st.floats(-0.49, 0.49)
-)
-LAYOUTS = st.one_of(st.just(FrameGrid.uniform), st.builds(lambda phase: partial(FrameGrid.phase, phase=phase), PHASES))
-Layout = Callable[[float, int], FrameGrid]
 
 
 class TestMoment:
